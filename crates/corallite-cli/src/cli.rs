@@ -1,0 +1,70 @@
+//! The command line: its commands, and the help that teaches them.
+
+use clap::{Parser, Subcommand};
+
+use crate::command::{add, completions, export, gc, info, log, ls, rm, rollback, show, verify};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  damage was found: by verify, or in what a command had to read
+    2  the command line is wrong
+    3  an input file is bad or cannot be read
+    4  the store cannot be used: missing, no store, newer, damaged, or not writable
+    5  the store is busy: another program is writing it
+    6  a name is not there, or is taken already
+    7  the disk is full or failed
+  130  interrupted; the store is as it was before
+
+Examples:
+  corallite add models.h5 base.safetensors tuned.safetensors
+  corallite ls models.h5
+  corallite show models.h5 base
+  corallite export models.h5 tuned -o out.safetensors
+  corallite info models.h5 --json | jq .ratio";
+
+/// Keeps model checkpoints in one HDF5 file, every weight once, and gives them back byte for byte
+///
+/// A store is one ordinary HDF5 file that any HDF5 reader opens without a plugin. Checkpoints go in as safetensors
+/// files and come out byte for byte; a weight that several of them share is stored once. Every command that changes
+/// the store is one commit: it is there whole or not at all, also after `kill -9` or a power cut.
+#[derive(Debug, Parser)]
+#[command(name = "corallite", version, arg_required_else_help = true, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Print only what was asked for: no progress, no warnings, no report of what was done
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// A command and its arguments.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Add(add::Arguments),
+    Ls(ls::Arguments),
+    Show(show::Arguments),
+    Export(export::Arguments),
+    Rm(rm::Arguments),
+    Gc(gc::Arguments),
+    Info(info::Arguments),
+    Verify(verify::Arguments),
+    Log(log::Arguments),
+    Rollback(rollback::Arguments),
+    Completions(completions::Arguments),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

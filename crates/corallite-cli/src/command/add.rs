@@ -1,0 +1,241 @@
+//! `corallite add`: model files become checkpoints of a store.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use corallite::Store;
+use corallite::weights::{
+    Compression, Error, Hdf5Options, SafetensorsFile, WeightHash, WeightStore, WeightTransaction,
+};
+use serde::Serialize;
+
+use crate::exit::{Exit, Failure};
+use crate::opened;
+use crate::output::Output;
+use crate::text::{Paint, Side, Table, bytes, counted, printable, speed};
+use crate::work::Work;
+
+const EXAMPLES: &str = "\
+Examples:
+  corallite add models.h5 base.safetensors                 as the checkpoint `base`
+  corallite add models.h5 model.safetensors --name run-17  under another name
+  corallite add models.h5 checkpoints/*.safetensors        all in one commit
+  corallite add models.h5 big.safetensors --compression none   stored as it is, to be mapped into memory";
+
+/// Add safetensors files as checkpoints
+///
+/// Creates the store if there is none. A weight that is stored already, by whatever checkpoint and under whatever name,
+/// is compared and not stored again. All files of one command are one commit: when it returns they are on the disk, and
+/// when anything goes wrong, or it is interrupted, the store is what it was before. A file must not be changed while
+/// it is being added.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// The store, an HDF5 file; created if it is missing
+    #[arg(value_name = "STORE")]
+    store: PathBuf,
+
+    /// The model files
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+
+    /// The checkpoint's name, if it is not to be the file's name without its extension; for one file
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// How new weights are compressed: gzip, gzip:1 (fast) to gzip:9 (small), lzf or none
+    ///
+    /// Every HDF5 reader understands gzip; h5py understands lzf too; none can be mapped into memory as it lies.
+    #[arg(long, value_name = "HOW", default_value = "gzip:4")]
+    compression: Compression,
+}
+
+#[derive(Debug, Serialize)]
+struct Added {
+    name: String,
+    file: String,
+    tensors: u64,
+    new_weights: u64,
+    bytes: u64,
+    stored_bytes: u64,
+    seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    store: String,
+    files: Vec<Added>,
+    /// With opening the store and making everything durable.
+    seconds: f64,
+}
+
+pub(crate) fn run(arguments: Arguments, output: &Output) -> Result<Exit, Failure> {
+    let started = Instant::now();
+    let names = names(&arguments)?;
+    let mut work = Work::begin()?;
+    // All input is looked at before the store is, so that bad input does not even make one.
+    let mut files = Vec::with_capacity(names.len());
+    for (name, path) in names.iter().zip(&arguments.files) {
+        files.push((name.as_str(), SafetensorsFile::open(path).map_err(Failure::input)?));
+    }
+    check_folder(&arguments.store)?;
+    work.show(output, "adding", files.iter().map(|(_, file)| file.header().data_len()).sum());
+
+    let options = Hdf5Options::new().compression(arguments.compression);
+    let added = opened::with_options(&arguments.store, options, output, |store| add_all(store, &files, &work))?;
+    drop(work);
+    let store = arguments.store.display().to_string();
+    let report = Report { store, files: added, seconds: started.elapsed().as_secs_f64() };
+    output.done(&report, |paint| render(&report, paint))?;
+    Ok(Exit::Ok)
+}
+
+/// The names the files get.
+fn names(arguments: &Arguments) -> Result<Vec<String>, Failure> {
+    if let Some(name) = &arguments.name {
+        if arguments.files.len() > 1 {
+            let sentence = "--name names one checkpoint and several files were given; add them one at a time";
+            return Err(Failure::new(Exit::Usage, sentence));
+        }
+        return Ok(vec![name.clone()]);
+    }
+    let mut names = Vec::with_capacity(arguments.files.len());
+    let mut seen = BTreeSet::new();
+    for path in &arguments.files {
+        let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else {
+            let sentence = format!("no name can be made of {}; give one with --name", path.display());
+            // What has no file name at all is a folder, and no model whatever it is called.
+            let exit = if path.file_name().is_some() { Exit::Usage } else { Exit::BadInput };
+            return Err(Failure::new(exit, sentence));
+        };
+        if !seen.insert(name) {
+            let sentence = format!("two of the files would be named `{name}`; add them one at a time with --name");
+            return Err(Failure::new(Exit::Usage, sentence));
+        }
+        names.push(name.to_owned());
+    }
+    Ok(names)
+}
+
+/// A folder that is missing is more likely a typing error than one to be made.
+fn check_folder(store: &Path) -> Result<(), Failure> {
+    let folder = store.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => {
+            let sentence = format!("there is no folder {} to put the store in; create it first", folder.display());
+            Err(Failure::new(Exit::BadStore, sentence))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn add_all(store: &Store, files: &[(&str, SafetensorsFile)], work: &Work) -> Result<Vec<Added>, Failure> {
+    store.weights().transaction(|transaction| {
+        let file = transaction.file();
+        for (name, _) in files {
+            // Before minutes are spent on the files that come first.
+            if file.link_exists("checkpoints") && file.link_exists(&format!("checkpoints/{name}")) {
+                return Err(Error::AlreadyExists { name: (*name).to_owned() }.into());
+            }
+        }
+        let mut known = Known::of(store, transaction)?;
+        files.iter().map(|(name, file)| add_one(transaction, name, file, work, &mut known)).collect()
+    })
+}
+
+fn add_one(
+    transaction: &WeightTransaction<'_>,
+    name: &str,
+    file: &SafetensorsFile,
+    work: &Work,
+    known: &mut Known<'_>,
+) -> Result<Added, Failure> {
+    let started = Instant::now();
+    work.on(&printable(name));
+    let checkpoint = transaction.add_checkpoint(name, file, work)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let (mut new_weights, mut stored_bytes) = (0, 0);
+    for tensor in checkpoint.tensors() {
+        if known.is_new(&tensor.key)? {
+            new_weights += 1;
+            stored_bytes += stored_size(known.store, transaction, &tensor.key)?;
+        }
+    }
+    Ok(Added {
+        name: name.to_owned(),
+        file: file.path().display().to_string(),
+        tensors: checkpoint.info().tensors,
+        new_weights,
+        bytes: checkpoint.info().logical_bytes,
+        stored_bytes,
+        seconds,
+    })
+}
+
+fn stored_size(store: &Store, transaction: &WeightTransaction<'_>, key: &WeightHash) -> Result<u64, Failure> {
+    let dataset = transaction.file().dataset(&format!("weights/{key}")).map_err(|error| {
+        Failure::from(Error::File(store.storage().explain(&format!("open the new weight {key}"), &error)))
+    })?;
+    Ok(dataset.storage_size())
+}
+
+/// Which weights the store had before this command, and which it got by it.
+struct Known<'a> {
+    store: &'a Store,
+    was_empty: bool,
+    added: HashSet<WeightHash>,
+}
+
+impl<'a> Known<'a> {
+    fn of(store: &'a Store, transaction: &WeightTransaction<'_>) -> Result<Self, Failure> {
+        let group = transaction
+            .file()
+            .group("weights")
+            .map_err(|error| Failure::from(Error::File(store.storage().explain("open /weights", &error))))?;
+        Ok(Self { store, was_empty: group.is_empty(), added: HashSet::new() })
+    }
+
+    /// Whether this weight was not there before; true once for each.
+    fn is_new(&mut self, key: &WeightHash) -> Result<bool, Failure> {
+        if self.added.contains(key) {
+            return Ok(false);
+        }
+        // The store outside the transaction still shows the last commit.
+        if !self.was_empty && self.store.weights().exists(key)? {
+            return Ok(false);
+        }
+        Ok(self.added.insert(key.clone()))
+    }
+}
+
+fn render(report: &Report, paint: Paint) -> String {
+    let mut table = Table::new(&[
+        ("ADDED", Side::Left),
+        ("TENSORS", Side::Right),
+        ("NEW", Side::Right),
+        ("SIZE", Side::Right),
+        ("STORED", Side::Right),
+        ("SPEED", Side::Right),
+    ]);
+    for added in &report.files {
+        table.row([
+            printable(&added.name),
+            added.tensors.to_string(),
+            added.new_weights.to_string(),
+            bytes(added.bytes),
+            bytes(added.stored_bytes),
+            speed(added.bytes, added.seconds),
+        ]);
+    }
+    let total: u64 = report.files.iter().map(|added| added.bytes).sum();
+    table.render(paint)
+        + &format!(
+            "{} durable in {} after {:.2} s, {} overall.\n",
+            counted(report.files.len() as u64, "checkpoint"),
+            printable(&report.store),
+            report.seconds,
+            speed(total, report.seconds),
+        )
+}

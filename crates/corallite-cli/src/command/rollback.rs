@@ -1,0 +1,60 @@
+//! `corallite rollback`: an earlier commit becomes the newest.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use corallite::Error;
+use corallite::file::CommitNumber;
+use serde::Serialize;
+
+use crate::exit::{Exit, Failure};
+use crate::opened;
+use crate::output::Output;
+use crate::text::printable;
+
+const EXAMPLES: &str = "\
+Examples:
+  corallite log models.h5           the commits there are
+  corallite rollback models.h5 7    the store is what it was after commit 7";
+
+/// Make the store what it was after an earlier commit
+///
+/// That state becomes a new commit; the ones between stay in the log as long as they are kept, so a rollback can be
+/// rolled back too.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// The store, an HDF5 file
+    #[arg(value_name = "STORE")]
+    store: PathBuf,
+
+    /// The commit's number, as `corallite log` lists it
+    #[arg(value_name = "VERSION")]
+    version: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    store: String,
+    /// The commit whose state the store has now.
+    version: u64,
+    /// The number of the commit that brought it back.
+    commit: u64,
+}
+
+pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failure> {
+    let version = CommitNumber(arguments.version);
+    let commit = opened::to_change(&arguments.store, output, |store| {
+        Ok(store.storage().rollback_to_version(version).map_err(Error::File)?)
+    })?;
+    let report = Report { store: arguments.store.display().to_string(), version: arguments.version, commit: commit.0 };
+    output.done(&report, |_| {
+        let store = printable(&report.store);
+        if report.commit == report.version {
+            format!("{store} is at commit {} already; nothing was changed.\n", report.version)
+        } else {
+            format!("{store} is what it was after commit {}; that is commit {} now.\n", report.version, report.commit)
+        }
+    })?;
+    Ok(Exit::Ok)
+}

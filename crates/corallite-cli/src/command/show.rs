@@ -1,0 +1,325 @@
+//! `corallite show`: what is in a checkpoint, or in a weight.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use corallite::Store;
+use corallite::file::hdf5::Dataset;
+use corallite::weights::{Checkpoint, Error, WeightHash, WeightStore, WeightTensor};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::exit::{Exit, Failure};
+use crate::histogram::{Histogram, Statistics, histogram, statistics};
+use crate::opened;
+use crate::output::Output;
+use crate::text::{
+    Paint, Side, Table, bytes, counted, number, one_line, printable, shape, short_key, shortened, table_time, time,
+};
+use crate::values::is_complex;
+
+/// So many digits of a key at least, or the word is not taken for one.
+const SHORTEST_PREFIX: usize = 6;
+
+const EXAMPLES: &str = "\
+Examples:
+  corallite show models.h5 base                        the tensors of a checkpoint
+  corallite show models.h5 9f86d081                    a weight, by the first digits of its key
+  corallite show models.h5 base/embeddings.weight      a weight, by its name in a checkpoint
+  corallite show models.h5 base --json | jq .metadata";
+
+/// Show a checkpoint's tensors, or a weight and its values
+///
+/// A weight is shown with what is known of it, figures about its values, and a picture of how they are distributed.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// The store, an HDF5 file
+    #[arg(value_name = "STORE")]
+    store: PathBuf,
+
+    /// A checkpoint's name; or a weight's key, its first 6 or more digits, or CHECKPOINT/TENSOR
+    #[arg(value_name = "NAME|HASH")]
+    what: String,
+}
+
+pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failure> {
+    let store = opened::to_read(&arguments.store)?;
+    match find(&store, &arguments.what)? {
+        Found::Checkpoint(checkpoint) => {
+            let report = CheckpointReport::of(&store, &checkpoint)?;
+            store.close()?;
+            output.report(&report, |paint| report.render(paint))?;
+        }
+        Found::Weight(key) => {
+            let report = WeightReport::of(&store, &key)?;
+            store.close()?;
+            output.report(&report, |paint| report.render(paint))?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+enum Found {
+    Checkpoint(Checkpoint),
+    Weight(WeightHash),
+}
+
+fn find(store: &Store, what: &str) -> Result<Found, Failure> {
+    if let Some(checkpoint) = store.checkpoints().get(what)? {
+        return Ok(Found::Checkpoint(checkpoint));
+    }
+    if let Some((checkpoint, tensor)) = what.split_once('/')
+        && let Some(checkpoint) = store.checkpoints().get(checkpoint)?
+    {
+        let key = checkpoint.weight(tensor).ok_or_else(|| Error::NotFound {
+            what: format!("the tensor `{tensor}` in the checkpoint `{}`", checkpoint.name()),
+        })?;
+        return Ok(Found::Weight(key.clone()));
+    }
+    if let Ok(key) = WeightHash::new(what) {
+        if store.weights().exists(&key)? {
+            return Ok(Found::Weight(key));
+        }
+        if what.len() >= SHORTEST_PREFIX {
+            let prefix = what.to_ascii_lowercase();
+            let mut matching = store.weights().list_weights()?;
+            matching.retain(|key| key.as_str().starts_with(what) || key.as_str().starts_with(&prefix));
+            if matching.len() > 1 {
+                let sentence =
+                    format!("{} weights have keys that begin with `{what}`; give more digits", matching.len());
+                return Err(Failure::new(Exit::Name, sentence));
+            }
+            if let Some(key) = matching.pop() {
+                return Ok(Found::Weight(key));
+            }
+        }
+    }
+    Err(Error::NotFound { what: format!("a checkpoint or weight `{what}`") }.into())
+}
+
+/// The dataset of a weight; `None` when it cannot be opened, which is for `verify` to explain.
+fn dataset(store: &Store, key: &WeightHash) -> Option<Dataset> {
+    store.weights().file().ok()?.dataset(&format!("weights/{key}")).ok()
+}
+
+#[derive(Debug, Serialize)]
+struct Tensor {
+    name: String,
+    dtype: String,
+    shape: Vec<u64>,
+    bytes: u64,
+    /// What its weight takes; `null` when that weight is missing.
+    stored_bytes: Option<u64>,
+    key: String,
+}
+
+#[derive(Debug, Serialize)]
+struct CheckpointReport {
+    kind: &'static str,
+    name: String,
+    source: String,
+    added_at: Option<String>,
+    logical_bytes: u64,
+    /// What its weights take, each counted once.
+    stored_bytes: u64,
+    metadata: Map<String, Value>,
+    tensors: Vec<Tensor>,
+    #[serde(skip)]
+    added_nanoseconds: u64,
+}
+
+impl CheckpointReport {
+    fn of(store: &Store, checkpoint: &Checkpoint) -> Result<Self, Failure> {
+        let mut sizes: HashMap<&WeightHash, Option<u64>> = HashMap::new();
+        for tensor in checkpoint.tensors() {
+            sizes
+                .entry(&tensor.key)
+                .or_insert_with(|| dataset(store, &tensor.key).map(|dataset| dataset.storage_size()));
+        }
+        let tensors = checkpoint
+            .tensors()
+            .iter()
+            .map(|tensor| {
+                Ok(Tensor {
+                    name: tensor.name.clone(),
+                    dtype: tensor.dtype.to_string(),
+                    shape: tensor.shape.clone(),
+                    bytes: tensor.dtype.byte_len(&tensor.shape)?,
+                    stored_bytes: sizes.get(&tensor.key).copied().flatten(),
+                    key: tensor.key.to_string(),
+                })
+            })
+            .collect::<Result<_, Failure>>()?;
+        let metadata = checkpoint.metadata().iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
+        let info = checkpoint.info();
+        Ok(Self {
+            kind: "checkpoint",
+            name: info.name.clone(),
+            source: info.source.clone(),
+            added_at: time(info.added_at),
+            logical_bytes: info.logical_bytes,
+            stored_bytes: sizes.values().flatten().sum(),
+            metadata,
+            tensors,
+            added_nanoseconds: info.added_at,
+        })
+    }
+
+    fn render(&self, paint: Paint) -> String {
+        let mut out = String::new();
+        let source = if self.source.is_empty() { String::new() } else { format!(" from {}", printable(&self.source)) };
+        let _ = writeln!(
+            out,
+            "{}: {}, {}, {} stored, added {}{source}",
+            paint.bold(&printable(&self.name)),
+            counted(self.tensors.len() as u64, "tensor"),
+            bytes(self.logical_bytes),
+            bytes(self.stored_bytes),
+            table_time(self.added_nanoseconds),
+        );
+        for (key, value) in &self.metadata {
+            let value = value.as_str().unwrap_or_default();
+            let _ = writeln!(out, "  {} = {}", printable(key), shortened(&one_line(value), 100));
+        }
+        if self.tensors.is_empty() {
+            return out;
+        }
+        let mut table = Table::new(&[
+            ("TENSOR", Side::Left),
+            ("DTYPE", Side::Left),
+            ("SHAPE", Side::Left),
+            ("SIZE", Side::Right),
+            ("STORED", Side::Right),
+            ("KEY", Side::Left),
+        ]);
+        for tensor in &self.tensors {
+            table.row([
+                printable(&shortened(&tensor.name, 80)),
+                tensor.dtype.clone(),
+                shape(&tensor.shape),
+                bytes(tensor.bytes),
+                tensor.stored_bytes.map_or_else(|| "missing".to_owned(), bytes),
+                short_key(&tensor.key),
+            ]);
+        }
+        out + &table.render(paint)
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct WeightReport {
+    kind: &'static str,
+    key: String,
+    name: String,
+    dtype: String,
+    shape: Vec<u64>,
+    bytes: u64,
+    stored_bytes: Option<u64>,
+    layer_type: Option<String>,
+    model_name: Option<String>,
+    compression_info: Map<String, Value>,
+    /// How its chunks are encoded, in order.
+    filters: Vec<String>,
+    chunks: Option<u64>,
+    /// The checkpoints that have it.
+    checkpoints: Vec<String>,
+    statistics: Statistics,
+    histogram: Option<Histogram>,
+    #[serde(skip)]
+    is_complex: bool,
+}
+
+impl WeightReport {
+    fn of(store: &Store, key: &WeightHash) -> Result<Self, Failure> {
+        let weight: WeightTensor =
+            store.weights().load(key)?.ok_or_else(|| Error::NotFound { what: format!("the weight `{key}`") })?;
+        let data = weight.data()?;
+        let statistics = statistics(weight.dtype(), &data);
+        let histogram = histogram(weight.dtype(), &data, &statistics);
+        let dataset = dataset(store, key);
+        let metadata = weight.metadata();
+        let filters = dataset.as_ref().map(Dataset::filters).unwrap_or_default();
+        Ok(Self {
+            kind: "weight",
+            key: key.to_string(),
+            name: weight.name().to_owned(),
+            dtype: weight.dtype().to_string(),
+            shape: weight.shape().to_vec(),
+            bytes: weight.nbytes(),
+            stored_bytes: dataset.as_ref().map(|dataset| dataset.storage_size()),
+            layer_type: metadata.layer_type.clone(),
+            model_name: metadata.model_name.clone(),
+            compression_info: metadata.compression_info.clone(),
+            filters: filters.iter().map(|filter| format!("{filter:?}").to_ascii_lowercase()).collect(),
+            chunks: dataset.as_ref().and_then(|dataset| dataset.num_chunks()).map(|count| count as u64),
+            checkpoints: owners(store, key),
+            statistics,
+            histogram,
+            is_complex: is_complex(weight.dtype()),
+        })
+    }
+
+    fn render(&self, paint: Paint) -> String {
+        let mut out = String::new();
+        let _ = writeln!(out, "{}", paint.bold(&printable(&self.name)));
+        let mut line = |label: &str, text: &str| {
+            if !text.is_empty() {
+                let _ = writeln!(out, "  {} {text}", paint.dim(&format!("{label:12}")));
+            }
+        };
+        line("key", &printable(&self.key));
+        line("dtype", &self.dtype);
+        line("shape", &shape(&self.shape));
+        let stored = match self.stored_bytes {
+            Some(stored) if stored < self.bytes => {
+                format!(", {} stored ({:.1} %)", bytes(stored), 100.0 * stored as f64 / self.bytes as f64)
+            }
+            Some(stored) => format!(", {} stored", bytes(stored)),
+            None => String::new(),
+        };
+        line("size", &format!("{}{stored}", bytes(self.bytes)));
+        let chunks = self.chunks.map_or_else(String::new, |count| format!("{}: ", counted(count, "chunk")));
+        match self.filters.as_slice() {
+            [] => line("filters", "none"),
+            filters => line("filters", &format!("{chunks}{}", filters.join(", "))),
+        }
+        line("layer type", &printable(self.layer_type.as_deref().unwrap_or_default()));
+        line("model", &printable(self.model_name.as_deref().unwrap_or_default()));
+        if !self.compression_info.is_empty() {
+            line("compression", &printable(&Value::Object(self.compression_info.clone()).to_string()));
+        }
+        let owners: Vec<String> = self.checkpoints.iter().map(|name| printable(name)).collect();
+        line("in", &shortened(&owners.join(", "), 100));
+        out + &self.render_values(paint)
+    }
+
+    fn render_values(&self, paint: Paint) -> String {
+        let found = &self.statistics;
+        let mut out = String::new();
+        let what = if self.is_complex { "real and imaginary part" } else { "value" };
+        let mut figures = vec![counted(found.count, what)];
+        let numbers = [("min", found.min), ("max", found.max), ("mean", found.mean), ("std", found.std)];
+        figures.extend(numbers.iter().filter_map(|(label, value)| Some(format!("{label} {}", number((*value)?)))));
+        let counts = [("zero", found.zeros), ("NaN", found.nan), ("infinite", found.infinite)];
+        figures.extend(counts.iter().filter(|(_, count)| *count > 0).map(|(label, count)| format!("{count} {label}")));
+        let _ = writeln!(out, "\n  {}", figures.join("  "));
+        if let Some(histogram) = &self.histogram {
+            let _ = write!(out, "\n{}", histogram.render(paint));
+        }
+        out
+    }
+}
+
+/// The checkpoints that have a weight; one whose record is damaged is left out, since `verify` names it.
+fn owners(store: &Store, key: &WeightHash) -> Vec<String> {
+    let checkpoints = store.checkpoints();
+    let listed = checkpoints.list().unwrap_or_default();
+    let has = |name: &str| {
+        let checkpoint = checkpoints.get(name).ok().flatten();
+        checkpoint.is_some_and(|checkpoint| checkpoint.tensors().iter().any(|tensor| tensor.key == *key))
+    };
+    listed.into_iter().map(|info| info.name).filter(|name| has(name)).collect()
+}

@@ -1,0 +1,69 @@
+//! One commit, held for reading.
+
+use std::sync::Arc;
+
+use hdf5_metno::File;
+
+use super::explain;
+use crate::error::Result;
+use crate::page::CommitNumber;
+use crate::pager::{Pager, Pinned, View};
+use crate::vfd::{self, Target};
+
+/// One commit, readable for as long as this lives, whatever is committed meanwhile.
+#[derive(Debug)]
+pub struct Snapshot {
+    // Fields are dropped in this order: libhdf5 closes its file before the pages behind it go.
+    file: File,
+    view: Arc<View>,
+}
+
+impl Snapshot {
+    pub(super) fn of(pager: &Arc<Pager>) -> Result<Self> {
+        let view = Arc::new(pager.view());
+        let file =
+            vfd::open(Target::Snapshot(Arc::clone(&view))).map_err(|error| explain(pager, "open the file", &error))?;
+        Ok(Self { file, view })
+    }
+
+    /// The HDF5 file as of this commit, read-only.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The commit's number.
+    pub fn version(&self) -> CommitNumber {
+        self.view.commit()
+    }
+
+    /// The length of the HDF5 file at this commit, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.view.eoa()
+    }
+
+    /// Reads bytes at an offset that libhdf5 named (see [`chunk_locations`](crate::chunk_locations)), without its lock.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.view.read(offset, buffer)
+    }
+
+    /// Maps bytes of the file, when the file itself holds them as this commit has them; else `None`, and
+    /// [`Snapshot::read_at`] reads them. The bytes' place is not reused while the map lives.
+    pub fn map(&self, offset: u64, length: u64) -> Result<Option<Mapped>> {
+        Ok(self.view.map(offset, length)?.map(Mapped))
+    }
+
+    /// What an error of libhdf5 on this snapshot really was.
+    pub fn explain(&self, action: &str, error: &hdf5_metno::Error) -> crate::Error {
+        explain(self.view.pager(), action, error)
+    }
+}
+
+/// Bytes of a file mapped into memory; see [`Snapshot::map`].
+#[derive(Debug)]
+pub struct Mapped(Pinned);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+}

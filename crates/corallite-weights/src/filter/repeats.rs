@@ -1,0 +1,70 @@
+//! Notices, at a fraction of a compressor's cost, whether a stretch of bytes repeats sequences.
+//!
+//! Every 32nd position is remembered by the bytes at it. In a window of 32 positions every
+//! half kilobyte those are looked for: a window inside a copy of something in the last 32 KiB cannot
+//! miss one. The share of windows with a find decides whether a real search is worth its time.
+
+/// The length of what counts as a find. Exponent planes of real weights carry a little over two bits a
+/// byte, so that eight bytes recur by chance in one window of six, and twelve in one of thousands.
+const SEQUENCE: usize = 12;
+const ANCHOR_STRIDE: usize = 32;
+const WINDOW_STRIDE: usize = 512;
+const TABLE_BITS: u32 = 12;
+const MAX_DISTANCE: usize = 32 * 1024;
+
+/// What has been seen of one buffer.
+pub(super) struct Repeats {
+    /// Position plus one of the last anchor with this hash; 0 for none.
+    anchors: Vec<u32>,
+}
+
+impl Default for Repeats {
+    fn default() -> Self {
+        Self { anchors: vec![0; 1 << TABLE_BITS] }
+    }
+}
+
+impl Repeats {
+    /// Starts a new buffer.
+    pub(super) fn reset(&mut self) {
+        self.anchors.fill(0);
+    }
+
+    /// The share, 0 to 1, of windows in `start..end` that repeat something before them. To be called
+    /// for the parts of a buffer in order, each once.
+    pub(super) fn share(&mut self, buffer: &[u8], start: usize, end: usize) -> f32 {
+        let (mut windows, mut found) = (0u32, 0u32);
+        let mut at = start;
+        while at < end {
+            let stretch_end = (at + WINDOW_STRIDE).min(end);
+            if let Some(window) = buffer.get(at..at + ANCHOR_STRIDE + SEQUENCE - 1) {
+                windows += 1;
+                let positions = (at..).zip(window.windows(SEQUENCE));
+                found += u32::from(positions.into_iter().any(|(position, _)| self.seen(buffer, position)));
+            }
+            for anchor in (at..stretch_end).step_by(ANCHOR_STRIDE) {
+                if let Some(slot) = sequence(buffer, anchor).map(slot) {
+                    self.anchors[slot] = anchor as u32 + 1;
+                }
+            }
+            at = stretch_end;
+        }
+        if windows == 0 { 0.0 } else { found as f32 / windows as f32 }
+    }
+
+    fn seen(&self, buffer: &[u8], position: usize) -> bool {
+        let Some(here) = sequence(buffer, position) else { return false };
+        let Some(anchor) = (self.anchors[slot(here)] as usize).checked_sub(1) else { return false };
+        position - anchor <= MAX_DISTANCE && sequence(buffer, anchor) == Some(here)
+    }
+}
+
+fn sequence(buffer: &[u8], at: usize) -> Option<&[u8; SEQUENCE]> {
+    buffer.get(at..)?.first_chunk()
+}
+
+fn slot(sequence: &[u8; SEQUENCE]) -> usize {
+    let [a, b, c, d, e, f, g, h, ..] = *sequence;
+    let word = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TABLE_BITS)) as usize
+}

@@ -1,0 +1,124 @@
+//! HDF5's shuffle: the first bytes of all elements, then all second bytes, and so on.
+//!
+//! Bytes after the last whole element follow unchanged. Written so that the compiler turns the
+//! inner loops into vector code: blocks of 64 elements of a size it knows.
+
+const BLOCK: usize = 64;
+
+/// Shuffles `src` into `dst`, which has the same length (the shorter one decides otherwise).
+/// An `element_size` of 0 or 1 copies.
+pub fn shuffle(element_size: usize, src: &[u8], dst: &mut [u8]) {
+    let len = src.len().min(dst.len());
+    let (src, dst) = (&src[..len], &mut dst[..len]);
+    match element_size {
+        0 | 1 => dst.copy_from_slice(src),
+        2 => shuffle_sized::<2>(src, dst),
+        4 => shuffle_sized::<4>(src, dst),
+        8 => shuffle_sized::<8>(src, dst),
+        16 => shuffle_sized::<16>(src, dst),
+        size => {
+            let count = len / size;
+            for (p, plane) in dst[..count * size].chunks_exact_mut(count.max(1)).enumerate() {
+                plane.iter_mut().zip(src.chunks_exact(size)).for_each(|(to, element)| *to = element[p]);
+            }
+            dst[count * size..].copy_from_slice(&src[count * size..]);
+        }
+    }
+}
+
+/// Undoes [`shuffle`].
+pub fn unshuffle(element_size: usize, src: &[u8], dst: &mut [u8]) {
+    let len = src.len().min(dst.len());
+    let (src, dst) = (&src[..len], &mut dst[..len]);
+    match element_size {
+        0 | 1 => dst.copy_from_slice(src),
+        2 => unshuffle_sized::<2>(src, dst),
+        4 => unshuffle_sized::<4>(src, dst),
+        8 => unshuffle_sized::<8>(src, dst),
+        16 => unshuffle_sized::<16>(src, dst),
+        size => {
+            let count = len / size;
+            for (p, plane) in src[..count * size].chunks_exact(count.max(1)).enumerate() {
+                dst.chunks_exact_mut(size).zip(plane).for_each(|(element, &from)| element[p] = from);
+            }
+            dst[count * size..].copy_from_slice(&src[count * size..]);
+        }
+    }
+}
+
+fn shuffle_sized<const N: usize>(src: &[u8], dst: &mut [u8]) {
+    let (elements, rest) = src.as_chunks::<N>();
+    let (planes, tail) = dst.split_at_mut(elements.len() * N);
+    tail.copy_from_slice(rest);
+    let plane_len = elements.len();
+    let (blocks, _) = elements.as_chunks::<BLOCK>();
+    for (b, block) in blocks.iter().enumerate() {
+        for p in 0..N {
+            let at = p * plane_len + b * BLOCK;
+            let to = planes[at..at + BLOCK].iter_mut();
+            to.zip(block).for_each(|(to, element)| *to = element[p]);
+        }
+    }
+    for (i, element) in elements.iter().enumerate().skip(blocks.len() * BLOCK) {
+        for (p, &byte) in element.iter().enumerate() {
+            planes[p * plane_len + i] = byte;
+        }
+    }
+}
+
+fn unshuffle_sized<const N: usize>(src: &[u8], dst: &mut [u8]) {
+    let (elements, tail) = dst.as_chunks_mut::<N>();
+    let (planes, rest) = src.split_at(elements.len() * N);
+    tail.copy_from_slice(rest);
+    let plane_len = elements.len();
+    let whole = plane_len / BLOCK * BLOCK;
+    let (blocks, _) = elements.as_chunks_mut::<BLOCK>();
+    for (b, block) in blocks.iter_mut().enumerate() {
+        // Gathered into arrays first: with known lengths the transposition becomes vector code.
+        let mut rows = [[0u8; BLOCK]; N];
+        for (p, row) in rows.iter_mut().enumerate() {
+            let at = p * plane_len + b * BLOCK;
+            row.copy_from_slice(&planes[at..at + BLOCK]);
+        }
+        for (j, element) in block.iter_mut().enumerate() {
+            element.iter_mut().zip(&rows).for_each(|(to, row)| *to = row[j]);
+        }
+    }
+    for (i, element) in elements.iter_mut().enumerate().skip(whole) {
+        for (p, byte) in element.iter_mut().enumerate() {
+            *byte = planes[p * plane_len + i];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The order that h5py's `shuffle=True` gives for the same array.
+    #[test]
+    fn the_order_is_that_of_hdf5() {
+        let src: Vec<u8> = (0..11).collect();
+        let mut dst = vec![0; 11];
+        shuffle(4, &src, &mut dst);
+        assert_eq!(dst, [0, 4, 1, 5, 2, 6, 3, 7, 8, 9, 10]);
+        shuffle(3, &src, &mut dst);
+        assert_eq!(dst, [0, 3, 6, 1, 4, 7, 2, 5, 8, 9, 10]);
+    }
+
+    proptest! {
+        #[test]
+        fn unshuffle_undoes_shuffle(size in 0usize..20, src in proptest::collection::vec(any::<u8>(), 0..3000)) {
+            let (mut mid, mut back) = (vec![0; src.len()], vec![0; src.len()]);
+            shuffle(size, &src, &mut mid);
+            unshuffle(size, &mid, &mut back);
+            prop_assert_eq!(&back, &src);
+            let count = src.len() / size.max(1);
+            for (i, byte) in src.iter().enumerate().take(count * size.max(1)) {
+                let (element, part) = (i / size.max(1), i % size.max(1));
+                prop_assert_eq!(mid[part * count + element], *byte);
+            }
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Promises of the pipeline as a whole. The parts' own tests are with the parts.
+
+use std::io::Read;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const COMPRESSIONS: [Compression; 5] = [
+    Compression::Gzip(GzipLevel(1)),
+    Compression::Gzip(GzipLevel(4)),
+    Compression::Gzip(GzipLevel(9)),
+    Compression::Lzf,
+    Compression::None,
+];
+
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x1234_5678_9abc_def1u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Floats around zero, like a trained layer.
+fn weights(count: usize) -> Vec<u8> {
+    let noise = noise(count * 8);
+    let float = |b: &[u8; 8]| b.iter().map(|&b| f32::from(b) - 127.5).sum::<f32>() / 5000.0;
+    noise.as_chunks::<8>().0.iter().flat_map(|b| float(b).to_le_bytes()).collect()
+}
+
+fn zlib_whole(element_size: usize, raw: &[u8], level: u32) -> usize {
+    let mut shuffled = vec![0; raw.len()];
+    shuffle(element_size, raw, &mut shuffled);
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::new(level));
+    std::io::Write::write_all(&mut encoder, &shuffled).unwrap();
+    encoder.finish().unwrap().len()
+}
+
+fn round_trip(compression: Compression, size: usize, raw: &[u8], scratch: &mut Scratch) -> (u32, Vec<u8>) {
+    let mut encoded = vec![1, 2, 3];
+    let mask = encode_chunk(compression, size, raw, scratch, &mut encoded).unwrap();
+    let mut back = vec![0xaa; raw.len()];
+    decode_chunk(&compression.pipeline(size), mask, &encoded, &mut back, scratch).unwrap();
+    assert!(back == raw, "{compression} {size} {}", raw.len());
+    if mask == 0 && matches!(compression, Compression::Gzip(_)) {
+        // An inflater of another family reads it too, to the last byte.
+        let mut inflated = Vec::new();
+        let mut reader = flate2::bufread::ZlibDecoder::new(encoded.as_slice());
+        reader.read_to_end(&mut inflated).unwrap();
+        assert!(reader.into_inner().is_empty());
+        unshuffle(size, &inflated, &mut back);
+        assert!(back == raw, "flate2: {compression} {size} {}", raw.len());
+    }
+    (mask, encoded)
+}
+
+/// Stretches of different nature one after the other, so that every kind of block meets every other.
+fn mixture() -> impl Strategy<Value = Vec<u8>> {
+    let stretch = (0..6u8, 0..70_000usize, any::<u8>()).prop_map(|(kind, len, byte)| match kind {
+        0 => vec![byte; len],
+        1 => noise(len),
+        2 => noise(len).into_iter().map(|b| b.count_ones() as u8).collect(),
+        3 => noise(100).into_iter().cycle().take(len).collect(),
+        4 => weights(len / 4),
+        _ => (0..len).map(|i| (i / 7) as u8).collect(),
+    });
+    proptest::collection::vec(stretch, 0..5).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_compression_gives_back_what_went_in(raw in mixture(), size in 1usize..17) {
+        let mut scratch = Scratch::new();
+        for compression in COMPRESSIONS {
+            round_trip(compression, size, &raw, &mut scratch);
+        }
+    }
+
+    #[test]
+    fn hostile_chunks_give_an_error_or_bytes_but_never_a_panic(
+        mut encoded in proptest::collection::vec(any::<u8>(), 0..400),
+        kind in 0..4u8, zlib in any::<bool>(), mask in 0..16u32, len in 0..5000usize, size in 0..20usize,
+    ) {
+        if zlib && encoded.len() > 2 {
+            encoded[0] = 0x78;
+            encoded[1] = 0x01;
+        }
+        let coder = if kind & 1 == 0 { Filter::Lzf } else { Filter::Deflate { level: 4 } };
+        let shuffle = Filter::Shuffle { element_size: size };
+        let filters = if kind & 2 == 0 { vec![shuffle, coder, Filter::Fletcher32] } else { vec![Filter::Fletcher32, shuffle, coder] };
+        let mut scratch = Scratch::new();
+        let _ = decode_chunk(&filters, mask, &encoded, &mut vec![0; len], &mut scratch);
+        prop_assert!(scratch.stage.capacity() + scratch.next.capacity() <= 4 * (len + 64));
+    }
+
+    #[test]
+    fn a_flipped_bit_in_a_zlib_chunk_is_never_returned_as_data(at in any::<prop::sample::Index>(), bit in 0..8u32) {
+        let raw = weights(3000);
+        let mut scratch = Scratch::new();
+        let (mask, mut encoded) = round_trip(Compression::default(), 4, &raw, &mut scratch);
+        prop_assert_eq!(mask, 0);
+        let at = at.index(encoded.len());
+        encoded[at] ^= 1 << bit;
+        let mut back = vec![0; raw.len()];
+        let result = decode_chunk(&Compression::default().pipeline(4), mask, &encoded, &mut back, &mut scratch);
+        prop_assert!(result.is_err() || back == raw, "byte {at} bit {bit}");
+    }
+}
+
+#[test]
+fn chunks_that_do_not_shrink_are_stored_raw_with_every_filter_masked() {
+    let mut scratch = Scratch::new();
+    for (size, want) in [(1, 0b1), (4, 0b11)] {
+        for compression in [Compression::default(), Compression::Lzf] {
+            for raw in [noise(100_000), vec![], vec![1]] {
+                let (mask, encoded) = round_trip(compression, size, &raw, &mut scratch);
+                assert_eq!((mask, encoded == raw), (want, true), "{compression} {size} {}", raw.len());
+            }
+        }
+    }
+    assert_eq!(round_trip(Compression::None, 4, &[1, 2, 3, 4], &mut scratch), (0, vec![1, 2, 3, 4]));
+}
+
+/// The bound of the design: at most 0.1 % above zlib on the whole chunk, plus the fixed cost of a few blocks.
+#[test]
+fn no_kind_of_data_gets_larger_than_plain_zlib_makes_it() {
+    let row = noise(1536);
+    let ids: Vec<u8> = (0..100_000u64).flat_map(|i| (i % 512).to_le_bytes()).collect();
+    let sparse: Vec<u8> =
+        weights(100_000).into_iter().zip(noise(400_000)).map(|(w, n)| if n < 230 { 0 } else { w }).collect();
+    let text: Vec<u8> = (0..60_000u32).flat_map(|i| format!("token_{} ", i * i % 977).into_bytes()).collect();
+    let mut half_zero = weights(100_000);
+    half_zero[200_000..].fill(0);
+    let bf16: Vec<u8> = weights(200_000).as_chunks::<4>().0.iter().flat_map(|b| [b[2], b[3]]).collect();
+    let cases: [(&str, usize, Vec<u8>); 9] = [
+        ("weights", 4, weights(262_144)),
+        ("bf16", 2, bf16),
+        ("equal rows", 4, row.iter().copied().cycle().take(1 << 20).collect()),
+        ("position ids", 8, ids),
+        ("zeros", 4, vec![0; 1 << 20]),
+        ("sparse", 4, sparse),
+        ("half zero", 4, half_zero),
+        ("text", 1, text),
+        ("small", 4, weights(64)),
+    ];
+    let mut scratch = Scratch::new();
+    for (name, size, raw) in cases {
+        for level in [1, 4] {
+            let (_, encoded) = round_trip(Compression::Gzip(GzipLevel(level)), size, &raw, &mut scratch);
+            let plain = zlib_whole(size, &raw, u32::from(level)).min(raw.len());
+            assert!(encoded.len() <= plain + plain / 1000 + 64, "{name} at {level}: {} against {plain}", encoded.len());
+        }
+    }
+}
+
+/// Chunks as h5py 3 wrote them (`read_direct_chunk`).
+#[test]
+fn chunks_written_by_h5py_decode() {
+    let bytes = |hex: &str| -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+    };
+    let forty: Vec<u8> = (0..40u32).flat_map(u32::to_le_bytes).collect();
+    let letters = [b"abc".repeat(8), vec![b'a'; 66]].concat();
+    let shuffle = |element_size| Filter::Shuffle { element_size };
+    let deflate = Filter::Deflate { level: 4 };
+    let gzip = "785e6360646266616563e7e0e4e2e6e1e5e3171014121611151397909492969195935750545256515553671820000097f3030df932d231";
+    let lzf = "1f000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f08202122232425262700e06c00010000";
+    let cases = [
+        (vec![Filter::Lzf], 0, "0361626361e00c02e03600016161", letters),
+        (vec![shuffle(4), Filter::Lzf], 0, lzf, forty.clone()),
+        (vec![shuffle(1), Filter::Lzf], 2, "00010203040506", (0..7).collect()),
+        (vec![shuffle(4), deflate, Filter::Fletcher32], 0, gzip, forty),
+        (vec![Filter::Fletcher32], 0, "616263fffe62c326ea", b"abc\xff\xfe".to_vec()),
+    ];
+    let mut scratch = Scratch::new();
+    for (filters, mask, hex, want) in cases {
+        let mut out = vec![0; want.len()];
+        decode_chunk(&filters, mask, &bytes(hex), &mut out, &mut scratch).unwrap();
+        assert_eq!(out, want, "{filters:?}");
+        for wrong in [want.len() - 1, want.len() + 1] {
+            let result = decode_chunk(&filters, mask, &bytes(hex), &mut vec![0; wrong], &mut scratch);
+            assert!(result.is_err(), "{filters:?} into {wrong} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_checksum_before_or_after_the_other_filters_is_verified() {
+    let raw = weights(1000);
+    let mut scratch = Scratch::new();
+    let deflate = Filter::Deflate { level: 4 };
+    let mut summed = raw.clone();
+    summed.extend(fletcher32(&raw).to_le_bytes());
+    let mut inner = Vec::new();
+    encode_chunk(Compression::default(), 1, &[summed.clone(), vec![0; 4000]].concat(), &mut scratch, &mut inner)
+        .unwrap();
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::new(4));
+    std::io::Write::write_all(&mut encoder, &summed).unwrap();
+    let encoded = encoder.finish().unwrap();
+    let mut out = vec![0; raw.len()];
+    decode_chunk(&[Filter::Fletcher32, deflate], 0, &encoded, &mut out, &mut scratch).unwrap();
+    assert_eq!(out, raw);
+    summed[17] ^= 1;
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::new(4));
+    std::io::Write::write_all(&mut encoder, &summed).unwrap();
+    let error = decode_chunk(&[Filter::Fletcher32, deflate], 0, &encoder.finish().unwrap(), &mut out, &mut scratch);
+    assert!(error.unwrap_err().to_string().contains("fletcher32"));
+}
+
+#[test]
+fn pipelines_that_make_no_sense_are_refused() {
+    let mut scratch = Scratch::new();
+    let deflate = Filter::Deflate { level: 4 };
+    let twice = decode_chunk(&[deflate, deflate], 0, &[0x78, 1], &mut [0; 8], &mut scratch);
+    assert!(matches!(twice, Err(Error::Filter { .. } | Error::Unsupported { .. })));
+    let many = decode_chunk(&[Filter::Lzf; 33], !0, &[1; 8], &mut [0; 8], &mut scratch);
+    assert!(matches!(many, Err(Error::Unsupported { .. })));
+    assert!(encode_chunk(Compression::Lzf, 0, &[1], &mut scratch, &mut vec![]).is_err());
+}
+
+#[test]
+fn compression_names_lead_back_to_their_settings() {
+    for compression in COMPRESSIONS {
+        assert_eq!(compression.to_string().parse::<Compression>().unwrap(), compression);
+    }
+    for bad in ["", "gzip:", "gzip:0", "gzip:10", "gzip:+4x", "GZIP", "zip", "none:1"] {
+        assert!(bad.parse::<Compression>().is_err(), "{bad}");
+    }
+}
+
+/// Skewed bytes that repeat nothing: single-byte codes win, and the match search must not be kept.
+#[test]
+fn the_cheaper_of_matching_and_single_bytes_is_taken() {
+    let raw: Vec<u8> = noise(4000).into_iter().map(|b| b.count_ones() as u8).collect();
+    let (_, encoded) = round_trip(Compression::default(), 1, &raw, &mut Scratch::new());
+    let plain = zlib_whole(1, &raw, 4);
+    assert!(encoded.len() < plain * 95 / 100, "{} against {plain}", encoded.len());
+}

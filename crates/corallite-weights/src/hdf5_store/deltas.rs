@@ -1,0 +1,257 @@
+//! Deltas as datasets below `/deltas`, with coral's attributes.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+
+use corallite_file::Snapshot;
+use corallite_file::hdf5::{Dataset, File};
+use serde_json::Value as Json;
+
+use super::attributes::checksum;
+use super::library::{self, Value, read_integers, read_real, read_text, read_unsigned, write_attributes};
+use super::stored::{Body, Pages};
+use super::write::{Describe, New, Unwatched, write_all};
+use super::{DELTAS, Hdf5Store, keys};
+use crate::delta::{Delta, DeltaType};
+use crate::dtype::{ByteOrder, Dtype};
+use crate::error::{Error, Result};
+use crate::hash::{WeightHash, content_hash};
+use crate::store::{DeltaStorageInfo, DeltaStore};
+
+const DELTA_TYPE: &CStr = c"delta_type";
+const ORIGINAL_SHAPE: &CStr = c"original_shape";
+const ORIGINAL_DTYPE: &CStr = c"original_dtype";
+const REFERENCE_HASH: &CStr = c"reference_hash";
+const COMPRESSION_RATIO: &CStr = c"compression_ratio";
+const METADATA: &CStr = c"metadata";
+/// The type of the data where HDF5 has none of its own.
+const DATA_DTYPE: &CStr = c"data_dtype";
+const DATA_SHAPE: &CStr = c"data_shape";
+const DATA_HASH: &CStr = c"data_hash";
+const CHECKSUM: &CStr = c"metadata_checksum";
+
+/// What a delta's attributes say.
+struct DeltaDescription {
+    delta_type: String,
+    original_shape: Vec<i64>,
+    original_dtype: String,
+    reference_hash: WeightHash,
+    compression_ratio: f64,
+    metadata: String,
+    data_dtype: &'static str,
+    data_shape: Vec<i64>,
+    data_hash: WeightHash,
+}
+
+impl DeltaDescription {
+    fn of(delta: &Delta) -> Self {
+        let signed = |shape: &[u64]| shape.iter().map(|&dim| dim as i64).collect();
+        Self {
+            delta_type: delta.delta_type.as_str().to_owned(),
+            original_shape: signed(&delta.original_shape),
+            original_dtype: dtype_text(delta.original_dtype),
+            reference_hash: delta.reference_hash.clone(),
+            compression_ratio: delta.compression_ratio,
+            metadata: Json::Object(delta.metadata.clone()).to_string(),
+            data_dtype: delta.data_dtype.numpy_name(),
+            data_shape: signed(&delta.data_shape),
+            data_hash: content_hash(delta.data_dtype, &delta.data_shape, &delta.data),
+        }
+    }
+}
+
+impl Describe for DeltaDescription {
+    fn write(&self, dataset: &Dataset, _key: &WeightHash) -> corallite_file::hdf5::Result<()> {
+        let sum = checksum(
+            &[
+                &self.delta_type,
+                &self.original_dtype,
+                self.reference_hash.as_str(),
+                &self.metadata,
+                self.data_dtype,
+                self.data_hash.as_str(),
+            ],
+            &numbers(&self.original_shape, &self.data_shape, self.compression_ratio),
+        );
+        write_attributes(
+            dataset,
+            &[
+                (DELTA_TYPE, Value::Text(&self.delta_type)),
+                (ORIGINAL_SHAPE, Value::Integers(&self.original_shape)),
+                (ORIGINAL_DTYPE, Value::Text(&self.original_dtype)),
+                (REFERENCE_HASH, Value::Text(self.reference_hash.as_str())),
+                (COMPRESSION_RATIO, Value::Real(self.compression_ratio)),
+                (METADATA, Value::Text(&self.metadata)),
+                (DATA_DTYPE, Value::Text(self.data_dtype)),
+                (DATA_SHAPE, Value::Integers(&self.data_shape)),
+                (DATA_HASH, Value::Text(self.data_hash.as_str())),
+                (CHECKSUM, Value::Unsigned(sum)),
+            ],
+        )
+    }
+}
+
+/// A dtype as numpy parses it: its name, or with the sign for big-endian.
+fn dtype_text(dtype: Dtype) -> String {
+    match dtype.byte_order() {
+        ByteOrder::Little => dtype.numpy_name().to_owned(),
+        ByteOrder::Big => dtype.numpy_str(),
+    }
+}
+
+/// The numbers that the checksum covers.
+fn numbers(original: &[i64], data: &[i64], ratio: f64) -> Vec<i64> {
+    let mut all = vec![original.len() as i64];
+    all.extend_from_slice(original);
+    all.extend_from_slice(data);
+    all.push(ratio.to_bits() as i64);
+    all
+}
+
+/// Adds the weights that deltas refer to.
+pub(crate) fn references(pages: &dyn Pages, file: &File, needed: &mut HashMap<WeightHash, String>) -> Result<()> {
+    let fail = |error: corallite_file::hdf5::Error| pages.explain("list /deltas", &error);
+    if !file.link_exists(DELTAS) {
+        return Ok(());
+    }
+    let group = file.group(DELTAS).map_err(fail)?;
+    for name in group.member_names().map_err(fail)? {
+        let dataset = group.dataset(&name).map_err(fail)?;
+        let reference = read_text(&dataset, REFERENCE_HASH).map_err(fail)?.unwrap_or_default();
+        if let Ok(key) = WeightHash::new(reference) {
+            needed.entry(key).or_insert_with(|| format!("delta `{name}`"));
+        }
+    }
+    Ok(())
+}
+
+/// Finds a delta and reads its data; checks what was written here, reads what coral wrote.
+pub(crate) fn load(snapshot: &Snapshot, key: &WeightHash) -> Result<Option<Delta>> {
+    let file = snapshot.file();
+    let path = format!("{DELTAS}/{key}");
+    if !file.link_exists(DELTAS) || !file.link_exists(&path) {
+        return Ok(None);
+    }
+    let fail = |error: corallite_file::hdf5::Error| -> Error {
+        snapshot.explain(&format!("read the delta {key}"), &error).into()
+    };
+    let damaged = |problem: &str| Error::Damaged { key: key.clone(), problem: problem.to_owned() };
+    let dataset = file.dataset(&path).map_err(fail)?;
+    let text = |name: &CStr| read_text(&dataset, name).map(Option::unwrap_or_default).map_err(fail);
+    let delta_type = text(DELTA_TYPE)?;
+    let original_dtype = text(ORIGINAL_DTYPE)?;
+    let reference = text(REFERENCE_HASH)?;
+    let metadata_text = text(METADATA)?;
+    let data_dtype_text = text(DATA_DTYPE)?;
+    let data_hash = text(DATA_HASH)?;
+    let original_shape =
+        read_integers(&dataset, ORIGINAL_SHAPE).map_err(fail)?.ok_or_else(|| damaged("it has no original_shape"))?;
+    let compression_ratio = read_real(&dataset, COMPRESSION_RATIO).map_err(fail)?.unwrap_or(0.0);
+    let data_shape = match read_integers(&dataset, DATA_SHAPE).map_err(fail)? {
+        Some(shape) => shape,
+        None => dataset.shape().iter().map(|&dim| dim as i64).collect(),
+    };
+    if let Some(expected) = read_unsigned(&dataset, CHECKSUM).map_err(fail)? {
+        let texts = [&delta_type, &original_dtype, &reference, &metadata_text, &data_dtype_text, &data_hash];
+        let found = checksum(&texts.map(String::as_str), &numbers(&original_shape, &data_shape, compression_ratio));
+        if found != expected {
+            return Err(damaged("its attributes do not match their checksum"));
+        }
+    }
+    let (own, order, _) = library::dtype(&dataset).map_err(fail)?;
+    let data_dtype = match (data_dtype_text.as_str(), own) {
+        ("", Some(own)) => own,
+        ("", None) => return Err(damaged("the type of its data is not one of weights")),
+        (name, _) => Dtype::from_numpy_name(name)
+            .map_err(|_| damaged("the dtype of its data is unknown"))?
+            .with_byte_order(order),
+    };
+    let unsigned = |shape: Vec<i64>| -> Result<Vec<u64>> {
+        shape
+            .into_iter()
+            .map(|dim| u64::try_from(dim).map_err(|_| damaged("a shape has a negative dimension")))
+            .collect()
+    };
+    let (original_shape, data_shape) = (unsigned(original_shape)?, unsigned(data_shape)?);
+    let metadata = match serde_json::from_str(if metadata_text.is_empty() { "{}" } else { &metadata_text }) {
+        Ok(Json::Object(map)) => map,
+        _ => return Err(damaged("its metadata is not a JSON object")),
+    };
+    let body = Body::open(snapshot, dataset, key, data_dtype, data_dtype.byte_len(&data_shape)?)?;
+    let data = body.read(snapshot, 0..body.length)?;
+    if !data_hash.is_empty() && content_hash(data_dtype, &data_shape, &data).as_str() != data_hash {
+        return Err(damaged("its data does not match its hash"));
+    }
+    let delta = Delta {
+        delta_type: DeltaType::from(delta_type.as_str()),
+        data: data.into(),
+        data_dtype,
+        data_shape,
+        metadata,
+        original_shape,
+        original_dtype: Dtype::from_numpy_name(&original_dtype)
+            .map_err(|_| damaged("its original dtype is unknown"))?,
+        reference_hash: WeightHash::new(&reference).map_err(|_| damaged("its reference_hash is no key"))?,
+        compression_ratio,
+    };
+    delta.check()?;
+    Ok(Some(delta))
+}
+
+impl DeltaStore for Hdf5Store {
+    fn store_delta(&self, delta: &Delta, delta_hash: &WeightHash) -> Result<WeightHash> {
+        delta.check()?;
+        if let Some(stored) = load(self.snapshot()?.as_ref(), delta_hash)? {
+            let same = stored == *delta
+                || (stored.data == delta.data
+                    && stored.compression_ratio.to_bits() == delta.compression_ratio.to_bits()
+                    && stored.to_dict().0 == delta.to_dict().0);
+            return if same { Ok(delta_hash.clone()) } else { Err(Error::Conflict { key: delta_hash.clone() }) };
+        }
+        self.transaction(|transaction| {
+            let group =
+                transaction.file().group(DELTAS).map_err(|error| transaction.inner.explain("open /deltas", &error))?;
+            let new = New {
+                key: delta_hash.clone(),
+                dtype: delta.data_dtype,
+                shape: delta.data_shape.clone(),
+                data: delta.data.clone(),
+                description: Box::new(DeltaDescription::of(delta)),
+            };
+            write_all(transaction.inner, &group, &[new], transaction.compression, &Unwatched)
+        })?;
+        Ok(delta_hash.clone())
+    }
+
+    fn load_delta(&self, delta_hash: &WeightHash) -> Result<Option<Delta>> {
+        load(self.snapshot()?.as_ref(), delta_hash)
+    }
+
+    fn delta_exists(&self, delta_hash: &WeightHash) -> Result<bool> {
+        let file = self.file()?;
+        Ok(file.link_exists(DELTAS) && file.link_exists(&format!("{DELTAS}/{delta_hash}")))
+    }
+
+    fn delete_delta(&self, delta_hash: &WeightHash) -> Result<bool> {
+        self.transaction(|transaction| transaction.unlink(DELTAS, delta_hash.as_str()))
+    }
+
+    fn list_deltas(&self) -> Result<Vec<WeightHash>> {
+        keys(self.snapshot()?.as_ref(), DELTAS)
+    }
+
+    fn get_delta_storage_info(&self) -> Result<DeltaStorageInfo> {
+        let snapshot = self.snapshot()?;
+        let mut info = DeltaStorageInfo::default();
+        for key in keys(&snapshot, DELTAS)? {
+            let dataset = snapshot
+                .file()
+                .dataset(&format!("{DELTAS}/{key}"))
+                .map_err(|error| snapshot.explain(&format!("read the delta {key}"), &error))?;
+            info.total_deltas += 1;
+            info.total_delta_bytes +=
+                library::extent_bytes(&dataset).map_err(|error| snapshot.explain("read a delta", &error))?;
+        }
+        Ok(info)
+    }
+}

@@ -1,0 +1,724 @@
+//! [`Hdf5Store`]: weights in one crash-safe HDF5 file that every HDF5 reader opens.
+//!
+//! ```text
+//! /weights/<key>     a dataset of the tensor's shape and type; attributes name, shape, dtype, layer_type,
+//!                    model_name, compression_info (JSON), hash, metadata_checksum
+//! /deltas/<key>      a delta's data; attributes delta_type, original_shape, original_dtype, reference_hash,
+//!                    compression_ratio, metadata (JSON)
+//! /metadata          kept for coral's sake
+//! /checkpoints/<name> see `checkpoint`
+//! ```
+//!
+//! Every storing or deleting call is one durable commit. Reading works on the last commit and never waits for a
+//! writer longer than a commit takes.
+
+mod attributes;
+mod deltas;
+mod geometry;
+pub(crate) mod library;
+pub(crate) mod stored;
+pub(crate) mod write;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use corallite_file::hdf5::{File, Group};
+use corallite_file::{CommitNumber, Mode, Options, Snapshot, Source, Storage, Transaction};
+use parking_lot::Mutex;
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::filter::Compression;
+use crate::hash::{WeightHash, content_hash};
+use crate::store::{StorageInfo, WeightStore};
+use crate::tensor::{WeightMetadata, WeightTensor};
+
+use attributes::Description;
+use stored::Stored;
+use write::New;
+pub use write::{Unwatched, Watch};
+
+pub(crate) use attributes::checksum;
+pub(crate) use stored::Pages;
+pub(crate) use write::stop_if_cancelled;
+
+pub(crate) const WEIGHTS: &str = "weights";
+pub(crate) const DELTAS: &str = "deltas";
+pub(crate) const METADATA: &str = "metadata";
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
+
+/// Weights that something refers to, each with one that does.
+pub(crate) type Needed = HashMap<WeightHash, String>;
+
+/// Settings of an [`Hdf5Store`].
+#[derive(Clone, Debug)]
+pub struct Hdf5Options {
+    compression: Compression,
+    mode: Mode,
+    storage: Options,
+}
+
+impl Default for Hdf5Options {
+    fn default() -> Self {
+        Self { compression: Compression::default(), mode: Mode::Append, storage: Options::default() }
+    }
+}
+
+impl Hdf5Options {
+    /// gzip level 4, mode `a`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How new weights are compressed.
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// How the file is opened: h5py's modes.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Settings of the file layer.
+    #[must_use]
+    pub fn storage(mut self, storage: Options) -> Self {
+        self.storage = storage;
+        self
+    }
+}
+
+/// What [`Hdf5Store::verify`] found.
+#[derive(Clone, Debug, Default)]
+pub struct Verification {
+    /// Weights whose every byte was checked against a content hash.
+    pub verified: u64,
+    /// Weights that could be read and decoded, but carry no hash of their content (keys of a caller's, in files written
+    /// elsewhere).
+    pub unverifiable: u64,
+    /// Bytes of tensors read.
+    pub bytes: u64,
+    /// What is damaged, and how.
+    pub damaged: Vec<Damage>,
+}
+
+/// One damaged thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// `weight`, `delta`, `checkpoint` or `file`.
+    pub kind: &'static str,
+    /// Its key or name.
+    pub name: String,
+    /// A tensor's name, where it is known.
+    pub label: Option<String>,
+    /// What does not agree.
+    pub problem: String,
+}
+
+/// A content-addressed store of weights in one HDF5 file.
+///
+/// ```
+/// use corallite_weights::{Compression, Dtype, Hdf5Options, Hdf5Store, WeightStore, WeightTensor};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("weights.h5");
+/// let store = Hdf5Store::open(&path, Hdf5Options::new().compression(Compression::default()))?;
+/// let bytes: Vec<u8> = (0..1024).flat_map(|i| (i as f32).to_le_bytes()).collect();
+/// let key = store.store(&WeightTensor::new("w", vec![32, 32], Dtype::F32, bytes)?, None)?;
+/// let rows = store.load_rows(&key, 3..5)?.expect("stored above"); // reads two rows, not the tensor
+/// assert_eq!(rows.shape(), [2, 32]);
+/// store.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Hdf5Store {
+    storage: Arc<Storage>,
+    compression: Compression,
+    mode: Mode,
+    /// What needs each weight, as of a commit.
+    needed: Mutex<Option<(CommitNumber, Arc<Needed>)>>,
+}
+
+impl Hdf5Store {
+    /// Opens or creates the store at `path`, making its directory if that is missing.
+    ///
+    /// Files written by the PyPI package `coral-ml` open as they are; the first commit makes them Corallite stores,
+    /// which that package goes on reading.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when the file cannot be opened or is no such store; it is then unchanged.
+    pub fn open(path: impl AsRef<Path>, options: Hdf5Options) -> Result<Self> {
+        let path = path.as_ref();
+        if !matches!(options.mode, Mode::Read | Mode::ReadWrite)
+            && let Some(parent) = path.parent()
+            && !parent.as_os_str().is_empty()
+        {
+            std::fs::create_dir_all(parent).map_err(|source| Error::io(parent, source))?;
+        }
+        Self::open_source(path, options)
+    }
+
+    /// A store in memory, which goes with the value.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when libhdf5 fails.
+    pub fn memory(options: Hdf5Options) -> Result<Self> {
+        Self::open_source(Source::Memory, options)
+    }
+
+    /// Opens the store in `source`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Hdf5Store::open`].
+    pub fn open_source(source: impl Into<Source>, options: Hdf5Options) -> Result<Self> {
+        let storage = Storage::with_options(source, options.storage.clone().adopt(Self::is_coral));
+        Self::open_storage(storage, &options)
+    }
+
+    /// Opens the store in a storage that is not open yet. Its settings decide whether coral's files are taken: see
+    /// [`Hdf5Store::is_coral`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Hdf5Store::open`].
+    pub fn open_storage(storage: Storage, options: &Hdf5Options) -> Result<Self> {
+        let (mode, compression) = (options.mode, options.compression);
+        storage.open(mode, false)?;
+        if mode != Mode::Read
+            && let Err(error) = ensure(&storage)
+        {
+            storage.abandon()?;
+            return Err(error);
+        }
+        Ok(Self { storage: Arc::new(storage), compression, mode, needed: Mutex::new(None) })
+    }
+
+    /// Whether an HDF5 file has the layout of the PyPI package `coral-ml`: for [`Options::adopt`].
+    pub fn is_coral(file: &File) -> bool {
+        file.group(WEIGHTS).is_ok()
+    }
+
+    /// The path of the file, or a name for what has none.
+    pub fn filepath(&self) -> &Path {
+        self.storage.path()
+    }
+
+    /// How new weights are compressed.
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// The level of gzip compression, 1 to 9.
+    pub fn compression_opts(&self) -> Option<u8> {
+        match self.compression {
+            Compression::Gzip(level) => Some(level.get()),
+            _ => None,
+        }
+    }
+
+    /// The mode the file was opened in.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The HDF5 file, as of the last commit.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn file(&self) -> Result<File> {
+        Ok(self.snapshot()?.file().clone())
+    }
+
+    /// The file layer below: commits, versions, rolling back.
+    pub fn storage(&self) -> &Arc<Storage> {
+        &self.storage
+    }
+
+    /// Runs `change` as one commit: everything it does through the [`WeightTransaction`] becomes durable together, or
+    /// nothing does.
+    ///
+    /// # Errors
+    ///
+    /// That of `change`, or of the commit.
+    pub fn transaction<T, E: From<Error>>(
+        &self,
+        change: impl FnOnce(&WeightTransaction<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        struct Carrier<E>(E);
+        impl<E: From<Error>> From<corallite_file::Error> for Carrier<E> {
+            fn from(error: corallite_file::Error) -> Self {
+                Self(lift(error).into())
+            }
+        }
+        self.storage
+            .transaction(|inner| change(&WeightTransaction { inner, compression: self.compression }).map_err(Carrier))
+            .map_err(|carrier: Carrier<E>| carrier.0)
+    }
+
+    pub(crate) fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        self.storage.snapshot().map_err(lift)
+    }
+
+    fn find(&self, key: &WeightHash) -> Result<Option<(Arc<Snapshot>, Stored)>> {
+        let snapshot = self.snapshot()?;
+        Ok(Stored::find(snapshot.as_ref(), snapshot.file(), WEIGHTS, key)?.map(|stored| (snapshot, stored)))
+    }
+
+    /// A weight whose metadata is read now and whose data when it is asked for, from the same commit even if the weight
+    /// is deleted meanwhile. Whole reads are verified.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] when its attributes are.
+    pub fn load_lazy(&self, key: &WeightHash) -> Result<Option<WeightTensor>> {
+        let Some((snapshot, stored)) = self.find(key)? else { return Ok(None) };
+        let metadata = stored.metadata().clone();
+        let tensor = WeightTensor::lazy(metadata, Arc::new(stored::Source { stored, snapshot }))?;
+        Ok(Some(tensor.stored_as(key.clone())))
+    }
+
+    /// Rows of a weight (indices of its first dimension), reading only the chunks that hold them. The chunks' own
+    /// checksums are checked; the content hash covers only whole tensors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`] when the rows are not there, [`Error::Damaged`] when a chunk is.
+    pub fn load_rows(&self, key: &WeightHash, rows: std::ops::Range<u64>) -> Result<Option<WeightTensor>> {
+        self.load_lazy(key)?.map(|tensor| tensor.rows(rows)).transpose()
+    }
+
+    /// A weight whose data is the file's own memory: no byte is copied or read before it is touched, and none is
+    /// verified ([`Hdf5Store::verify`] does that). Compressed weights, and those still in the journal, are loaded and
+    /// verified as by `load`.
+    ///
+    /// # Errors
+    ///
+    /// As `load`.
+    pub fn load_mapped(&self, key: &WeightHash) -> Result<Option<WeightTensor>> {
+        let Some((snapshot, stored)) = self.find(key)? else { return Ok(None) };
+        if let Some(offset) = stored.contiguous()
+            && let Some(mapped) = snapshot.map(offset, stored.length)?
+        {
+            let tensor = WeightTensor::from_metadata(stored.metadata().clone(), Bytes::from_owner(mapped))?;
+            return Ok(Some(tensor.stored_as(key.clone())));
+        }
+        read_verified(&snapshot, &stored).map(Some)
+    }
+
+    /// Stores weights under their content hashes in one commit, watched. Returns each name with its key, in order.
+    ///
+    /// # Errors
+    ///
+    /// As [`WeightStore::store_batch`], and [`Error::Cancelled`].
+    pub fn store_batch_watched(
+        &self,
+        weights: &[(String, WeightTensor)],
+        watch: &dyn Watch,
+    ) -> Result<Vec<(String, WeightHash)>> {
+        self.transaction(|transaction| {
+            let tensors: Vec<(&WeightTensor, Option<&WeightHash>)> =
+                weights.iter().map(|(_, tensor)| (tensor, None)).collect();
+            let keys = transaction.store_all(&tensors, Purpose::Kept, watch)?;
+            Ok(weights.iter().map(|(name, _)| name.clone()).zip(keys).collect())
+        })
+    }
+
+    /// Reads every weight and delta, decodes every chunk and checks every hash.
+    ///
+    /// # Errors
+    ///
+    /// Only what keeps it from going on, such as [`Error::Cancelled`]; damage is reported in the result.
+    pub fn verify(&self, watch: &dyn Watch) -> Result<Verification> {
+        let snapshot = self.snapshot()?;
+        let mut found = Verification::default();
+        let damage = |kind, key: &WeightHash, label, error: &Error| {
+            let problem = match error {
+                Error::Damaged { problem, .. } => problem.clone(),
+                other => other.to_string(),
+            };
+            Damage { kind, name: key.to_string(), label, problem }
+        };
+        for (kind, parent) in [("weight", WEIGHTS), ("delta", DELTAS)] {
+            let keys = match keys(&snapshot, parent) {
+                Ok(keys) => keys,
+                Err(error) => {
+                    found.damaged.push(Damage {
+                        kind: "file",
+                        name: format!("/{parent}"),
+                        label: None,
+                        problem: error.to_string(),
+                    });
+                    continue;
+                }
+            };
+            for key in keys {
+                stop_if_cancelled(watch)?;
+                if kind == "delta" {
+                    if let Err(error) = deltas::load(&snapshot, &key) {
+                        found.damaged.push(damage(kind, &key, None, &error));
+                    }
+                    continue;
+                }
+                match Stored::find(snapshot.as_ref(), snapshot.file(), WEIGHTS, &key) {
+                    Ok(None) => {}
+                    Ok(Some(stored)) => {
+                        found.bytes += stored.length;
+                        match stored.verify(snapshot.as_ref()) {
+                            Ok(()) if stored.is_verifiable() => found.verified += 1,
+                            Ok(()) => found.unverifiable += 1,
+                            Err(error) => {
+                                found.damaged.push(damage(kind, &key, Some(stored.metadata().name.clone()), &error));
+                            }
+                        }
+                        watch.advance(stored.length);
+                    }
+                    Err(error) => found.damaged.push(damage(kind, &key, None, &error)),
+                }
+            }
+        }
+        if let Some(problem) = self.storage.trailer_problem()? {
+            found.damaged.push(Damage { kind: "file", name: "trailer".to_owned(), label: None, problem });
+        }
+        Ok(found)
+    }
+
+    /// Bytes of every weight's tensor and of its stored data, by key.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] when a weight's attributes are.
+    pub fn sizes(&self) -> Result<BTreeMap<WeightHash, (u64, u64)>> {
+        let snapshot = self.snapshot()?;
+        keys(&snapshot, WEIGHTS)?
+            .into_iter()
+            .filter_map(|key| match Stored::find(snapshot.as_ref(), snapshot.file(), WEIGHTS, &key) {
+                Ok(stored) => stored.map(|stored| Ok((key, (stored.length, stored.stored_bytes())))),
+                Err(error) => Some(Err(error)),
+            })
+            .collect()
+    }
+
+    /// The weights that some checkpoint refers to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DamagedCheckpoint`] when a record is damaged.
+    pub fn needed_by_checkpoints(&self) -> Result<HashSet<WeightHash>> {
+        let snapshot = self.snapshot()?;
+        Ok(crate::checkpoint::needed(snapshot.as_ref(), snapshot.file())?.into_keys().collect())
+    }
+
+    /// The length of the file, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub fn file_bytes(&self) -> Result<u64> {
+        let snapshot = self.snapshot()?;
+        Ok(match self.storage.buffer() {
+            Some(buffer) => buffer.len() as u64,
+            None => std::fs::metadata(self.filepath()).map_or(snapshot.bytes(), |found| found.len()),
+        })
+    }
+
+    /// How many weights there are, without looking at any.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`], or what libhdf5 reports.
+    pub fn count(&self) -> Result<u64> {
+        let snapshot = self.snapshot()?;
+        match snapshot.file().link_exists(WEIGHTS) {
+            true => open_group(&snapshot, WEIGHTS).map(|group| group.len()),
+            false => Ok(0),
+        }
+    }
+
+    /// What needs each weight, as of the last commit.
+    fn needed(&self) -> Result<Arc<Needed>> {
+        let snapshot = self.snapshot()?;
+        let mut cache = self.needed.lock();
+        if let Some((commit, needed)) = &*cache
+            && *commit == snapshot.version()
+        {
+            return Ok(Arc::clone(needed));
+        }
+        let needed = Arc::new(needed(snapshot.as_ref(), snapshot.file())?);
+        *cache = Some((snapshot.version(), Arc::clone(&needed)));
+        Ok(needed)
+    }
+}
+
+/// What needs each weight: checkpoints, and deltas whose reference it is.
+pub(crate) fn needed(pages: &dyn Pages, file: &File) -> Result<Needed> {
+    let mut needed = crate::checkpoint::needed(pages, file)?;
+    deltas::references(pages, file, &mut needed)?;
+    Ok(needed)
+}
+
+/// The file layer's error; a closed storage is a closed store.
+fn lift(error: corallite_file::Error) -> Error {
+    match error {
+        corallite_file::Error::Closed { .. } => Error::Closed,
+        other => Error::File(other),
+    }
+}
+
+fn ensure(storage: &Storage) -> Result<()> {
+    for group in [WEIGHTS, METADATA, DELTAS] {
+        if !storage.contains(group)? {
+            storage.create_group(group)?;
+        }
+    }
+    Ok(())
+}
+
+fn open_group(snapshot: &Snapshot, name: &str) -> Result<Group> {
+    snapshot.file().group(name).map_err(|error| snapshot.explain(&format!("open /{name}"), &error).into())
+}
+
+/// The keys below a group, sorted.
+fn keys(snapshot: &Snapshot, parent: &str) -> Result<Vec<WeightHash>> {
+    if !snapshot.file().link_exists(parent) {
+        return Ok(Vec::new());
+    }
+    let names = open_group(snapshot, parent)?
+        .member_names()
+        .map_err(|error| snapshot.explain(&format!("list /{parent}"), &error))?;
+    let mut keys = names.into_iter().map(WeightHash::new).collect::<Result<Vec<_>>>()?;
+    keys.sort_unstable();
+    Ok(keys)
+}
+
+fn read_verified(snapshot: &Snapshot, stored: &Stored) -> Result<WeightTensor> {
+    let bytes = stored.read(snapshot, 0..stored.length)?;
+    stored.verify_bytes(&bytes)?;
+    Ok(WeightTensor::from_metadata(stored.metadata().clone(), bytes)?.stored_as(stored.key.clone()))
+}
+
+/// Why a weight is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// For its own sake; only `delete` removes it.
+    Kept,
+    /// Because a checkpoint refers to it; `gc` removes it with the last one.
+    ForCheckpoints,
+}
+
+/// Storing and deleting within one commit; see [`Hdf5Store::transaction`].
+#[derive(Debug)]
+pub struct WeightTransaction<'a> {
+    pub(crate) inner: &'a Transaction<'a>,
+    compression: Compression,
+}
+
+impl WeightTransaction<'_> {
+    /// The HDF5 transaction below.
+    pub fn file(&self) -> &File {
+        self.inner.file()
+    }
+
+    /// The same transaction, storing with another compression.
+    #[must_use]
+    pub fn with_compression(&self, compression: Compression) -> WeightTransaction<'_> {
+        WeightTransaction { inner: self.inner, compression }
+    }
+
+    /// Stores a weight; see [`WeightStore::store`].
+    ///
+    /// # Errors
+    ///
+    /// As [`WeightStore::store`].
+    pub fn store(&self, weight: &WeightTensor, hash_key: Option<&WeightHash>) -> Result<WeightHash> {
+        let mut keys = self.store_all(&[(weight, hash_key)], Purpose::Kept, &Unwatched)?;
+        keys.pop().ok_or(Error::Closed)
+    }
+
+    /// Stores weights, each under its own key or its content hash; returns the keys in order.
+    pub(crate) fn store_all(
+        &self,
+        weights: &[(&WeightTensor, Option<&WeightHash>)],
+        purpose: Purpose,
+        watch: &dyn Watch,
+    ) -> Result<Vec<WeightHash>> {
+        let file = self.inner.file();
+        let group = file.group(WEIGHTS).map_err(|error| self.inner.explain("open /weights", &error))?;
+        let hashed: Vec<(Bytes, WeightHash)> = weights
+            .par_iter()
+            .map(|(weight, _)| {
+                stop_if_cancelled(watch)?;
+                check_text(weight.metadata())?;
+                let data = weight.data()?;
+                let hash = content_hash(weight.dtype(), weight.shape(), &data);
+                Ok((data, hash))
+            })
+            .collect::<Result<_>>()?;
+
+        let mut keys = Vec::with_capacity(weights.len());
+        let mut new: Vec<New> = Vec::new();
+        let mut seen: HashMap<WeightHash, usize> = HashMap::new();
+        let mut known: Vec<(WeightHash, usize)> = Vec::new();
+        let mut present: HashSet<WeightHash> = HashSet::new();
+        for (index, ((weight, hash_key), (data, hash))) in weights.iter().zip(hashed).enumerate() {
+            let key = hash_key.cloned().unwrap_or_else(|| hash.clone());
+            keys.push(key.clone());
+            if let Some(&earlier) = seen.get(&key) {
+                // Twice in one batch: the same rule as for what is stored already.
+                let first = &new[earlier];
+                if first.dtype != weight.dtype() || first.shape != weight.shape() || first.data != data {
+                    return Err(Error::Conflict { key });
+                }
+                continue;
+            }
+            if present.contains(&key) || group.link_exists(key.as_str()) {
+                present.insert(key.clone());
+                known.push((key, index));
+                continue;
+            }
+            let mut metadata = weight.metadata().clone();
+            metadata.hash = Some(key.clone());
+            let description = Description {
+                metadata,
+                content_hash: (hash != key).then_some(hash),
+                only_for_checkpoints: purpose == Purpose::ForCheckpoints,
+            };
+            seen.insert(key.clone(), new.len());
+            let (dtype, shape) = (weight.dtype(), weight.shape().to_vec());
+            new.push(New { key, dtype, shape, data, description: Box::new(description) });
+        }
+        for (key, index) in known {
+            stop_if_cancelled(watch)?;
+            self.check_same(&key, weights[index].0, purpose)?;
+            watch.advance(weights[index].0.nbytes());
+        }
+        write::write_all(self.inner, &group, &new, self.compression, watch)?;
+        Ok(keys)
+    }
+
+    /// Compares a weight with what its key holds already.
+    fn check_same(&self, key: &WeightHash, weight: &WeightTensor, purpose: Purpose) -> Result<()> {
+        let stored = Stored::find(self.inner, self.inner.file(), WEIGHTS, key)?
+            .ok_or_else(|| Error::NotFound { what: format!("the weight `{key}`") })?;
+        if !stored.equals(self.inner, weight.dtype(), weight.shape(), &weight.data()?)? {
+            // Under a key computed from the content, what differs is not another tensor but a damaged one.
+            stored.verify(self.inner)?;
+            return Err(Error::Conflict { key: key.clone() });
+        }
+        if purpose == Purpose::Kept {
+            attributes::keep(&stored.dataset)
+                .map_err(|error| self.inner.explain(&format!("mark the weight {key}"), &error))?;
+        }
+        Ok(())
+    }
+
+    /// Removes a weight without asking who needs it; `false` when it was not there.
+    pub(crate) fn unlink(&self, parent: &str, key: &str) -> Result<bool> {
+        let file = self.inner.file();
+        let path = format!("{parent}/{key}");
+        if !file.link_exists(parent) || !file.link_exists(&path) {
+            return Ok(false);
+        }
+        file.unlink(&path).map_err(|error| self.inner.explain(&format!("remove {path}"), &error))?;
+        Ok(true)
+    }
+
+    /// Bytes that a weight's data takes; 0 when it cannot be looked at.
+    pub(crate) fn stored_bytes(&self, key: &WeightHash) -> u64 {
+        self.inner.file().dataset(&format!("{WEIGHTS}/{key}")).map_or(0, |dataset| library::stored_bytes(&dataset))
+    }
+
+    /// Whether a weight exists only because checkpoints refer to it.
+    pub(crate) fn is_only_for_checkpoints(&self, key: &WeightHash) -> Result<bool> {
+        let fail = |error: &_| self.inner.explain(&format!("read the weight {key}"), error);
+        let dataset = self.inner.file().dataset(&format!("{WEIGHTS}/{key}")).map_err(|error| fail(&error))?;
+        Ok(attributes::is_only_for_checkpoints(&dataset).map_err(|error| fail(&error))?)
+    }
+}
+
+/// HDF5 texts end at a NUL character, so one inside would lose what follows.
+fn check_text(metadata: &WeightMetadata) -> Result<()> {
+    let texts = [Some(&metadata.name), metadata.layer_type.as_ref(), metadata.model_name.as_ref()];
+    if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+        let name = metadata.name.escape_default();
+        return Err(Error::Unsupported { what: format!("a NUL character in the name of tensor `{name}`") });
+    }
+    Ok(())
+}
+
+impl WeightStore for Hdf5Store {
+    fn store(&self, weight: &WeightTensor, hash_key: Option<&WeightHash>) -> Result<WeightHash> {
+        self.transaction(|transaction| transaction.store(weight, hash_key))
+    }
+
+    fn load(&self, hash_key: &WeightHash) -> Result<Option<WeightTensor>> {
+        let Some((snapshot, stored)) = self.find(hash_key)? else { return Ok(None) };
+        read_verified(&snapshot, &stored).map(Some)
+    }
+
+    fn exists(&self, hash_key: &WeightHash) -> Result<bool> {
+        let file = self.file()?;
+        Ok(file.link_exists(WEIGHTS) && file.link_exists(&format!("{WEIGHTS}/{hash_key}")))
+    }
+
+    fn delete(&self, hash_key: &WeightHash) -> Result<bool> {
+        self.transaction(|transaction| {
+            // Within the transaction: nobody can come to need it in between.
+            if let Some(by) = self.needed()?.get(hash_key) {
+                return Err(Error::InUse { key: hash_key.clone(), by: by.clone() });
+            }
+            transaction.unlink(WEIGHTS, hash_key.as_str())
+        })
+    }
+
+    fn list_weights(&self) -> Result<Vec<WeightHash>> {
+        keys(self.snapshot()?.as_ref(), WEIGHTS)
+    }
+
+    fn get_metadata(&self, hash_key: &WeightHash) -> Result<Option<WeightMetadata>> {
+        Ok(self.find(hash_key)?.map(|(_, stored)| stored.description.metadata))
+    }
+
+    fn store_batch(&self, weights: &[(String, WeightTensor)]) -> Result<Vec<(String, WeightHash)>> {
+        self.store_batch_watched(weights, &Unwatched)
+    }
+
+    fn load_batch(&self, hash_keys: &[WeightHash]) -> Result<BTreeMap<WeightHash, WeightTensor>> {
+        let snapshot = self.snapshot()?;
+        let mut loaded = BTreeMap::new();
+        for key in hash_keys {
+            if let Some(stored) = Stored::find(snapshot.as_ref(), snapshot.file(), WEIGHTS, key)? {
+                loaded.insert(key.clone(), read_verified(&snapshot, &stored)?);
+            }
+        }
+        Ok(loaded)
+    }
+
+    fn get_storage_info(&self) -> Result<StorageInfo> {
+        let sizes = self.sizes()?;
+        let (total_bytes, compressed_bytes) =
+            sizes.values().fold((0, 0), |(total, stored), (length, bytes)| (total + length, stored + bytes));
+        Ok(StorageInfo {
+            filepath: Some(self.filepath().to_owned()),
+            file_size: self.file_bytes()?,
+            total_weights: sizes.len() as u64,
+            total_bytes,
+            compressed_bytes,
+            compression_ratio: StorageInfo::ratio(compressed_bytes, total_bytes),
+            compression: Some(self.compression).filter(|c| *c != Compression::None).map(|c| c.to_string()),
+        })
+    }
+
+    fn close(&self) -> Result<()> {
+        Ok(self.storage.close()?)
+    }
+}

@@ -1,0 +1,430 @@
+//! One weight as it lies in the file: finding it, reading its bytes, checking them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use corallite_file::hdf5::{Dataset, File};
+use corallite_file::{ChunkLocation, Snapshot, Transaction, chunk_locations, contiguous_offset};
+use rayon::prelude::*;
+
+use super::attributes::{self, Description, Unreadable};
+use super::geometry::Chunks;
+use super::library::{self, Layout};
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::filter::{Filter, Scratch, decode_chunk};
+use crate::hash::{ContentHasher, WeightHash, coral_hash};
+use crate::tensor::{WeightMetadata, WeightSource};
+
+/// Where encoded bytes are read from: a snapshot, or a running transaction.
+pub(crate) trait Pages: Sync {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> corallite_file::Result<()>;
+    fn explain(&self, action: &str, error: &corallite_file::hdf5::Error) -> corallite_file::Error;
+}
+
+impl Pages for Snapshot {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> corallite_file::Result<()> {
+        Snapshot::read_at(self, offset, buffer)
+    }
+
+    fn explain(&self, action: &str, error: &corallite_file::hdf5::Error) -> corallite_file::Error {
+        Snapshot::explain(self, action, error)
+    }
+}
+
+impl Pages for Transaction<'_> {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> corallite_file::Result<()> {
+        Transaction::read_at(self, offset, buffer)
+    }
+
+    fn explain(&self, action: &str, error: &corallite_file::hdf5::Error) -> corallite_file::Error {
+        Transaction::explain(self, action, error)
+    }
+}
+
+/// How the bytes are reached.
+#[derive(Clone, Debug)]
+enum Form {
+    Chunked {
+        chunks: Chunks,
+        filters: Vec<Filter>,
+        locations: Vec<Option<ChunkLocation>>,
+    },
+    Contiguous {
+        offset: u64,
+    },
+    /// Through libhdf5: compact data, or an order of chunks that is none of ours.
+    Library,
+    Empty,
+}
+
+/// The bytes of a dataset in the file.
+#[derive(Clone, Debug)]
+pub(crate) struct Body {
+    pub(crate) key: WeightHash,
+    pub(crate) dataset: Dataset,
+    /// Bytes of data, decoded.
+    pub(crate) length: u64,
+    form: Form,
+}
+
+/// A weight in the file.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    body: Body,
+    pub(crate) description: Description,
+}
+
+impl std::ops::Deref for Stored {
+    type Target = Body;
+
+    fn deref(&self) -> &Body {
+        &self.body
+    }
+}
+
+/// The dimensions of the HDF5 dataset for a tensor: its shape, or one dimension where HDF5 cannot have the shape.
+pub(crate) fn dataset_dims(dtype: Dtype, shape: &[u64]) -> Result<(Vec<u64>, u64)> {
+    /// `H5S_MAX_RANK`.
+    const MAX_RANK: usize = 32;
+    let item = dtype.item_size().unwrap_or(1) as u64;
+    if dtype.item_size().is_none() || shape.len() > MAX_RANK {
+        return Ok((vec![dtype.byte_len(shape)? / item], item));
+    }
+    Ok((shape.to_vec(), item))
+}
+
+impl Body {
+    /// Looks at the layout of a dataset that should hold `length` bytes.
+    pub(crate) fn open(
+        pages: &dyn Pages,
+        dataset: Dataset,
+        key: &WeightHash,
+        dtype: Dtype,
+        length: u64,
+    ) -> Result<Self> {
+        let damaged = |problem: &str| Error::Damaged { key: key.clone(), problem: problem.to_owned() };
+        let fail = |error: &corallite_file::hdf5::Error| pages.explain(&format!("read {key}"), error);
+        if library::extent_bytes(&dataset).map_err(|error| fail(&error))? != length {
+            return Err(damaged("its dataset has another size than its attributes say"));
+        }
+        let form = match library::layout(&dataset).map_err(|error| fail(&error))? {
+            _ if length == 0 => Form::Empty,
+            Layout::Contiguous => match contiguous_offset(&dataset) {
+                Some(offset) => Form::Contiguous { offset },
+                None => return Err(damaged("its bytes were never written")),
+            },
+            Layout::Chunked { dims, filters: Some(filters) } => {
+                let item = dtype.item_size().unwrap_or(1) as u64;
+                let shape: Vec<u64> = dataset.shape().iter().map(|&dim| dim as u64).collect();
+                match Chunks::from_dims(&shape, &dims, item) {
+                    Some(chunks) => {
+                        let locations = chunk_locations(&dataset).map_err(|error| fail(&error))?;
+                        let locations = place(&chunks, locations)
+                            .ok_or_else(|| damaged("its chunk index names chunks that cannot be"))?;
+                        Form::Chunked { chunks, filters, locations }
+                    }
+                    None => Form::Library,
+                }
+            }
+            _ => Form::Library,
+        };
+        Ok(Self { key: key.clone(), dataset, length, form })
+    }
+
+    /// Where the bytes lie, when they lie as they are.
+    pub(crate) fn contiguous(&self) -> Option<u64> {
+        match self.form {
+            Form::Contiguous { offset } => Some(offset),
+            _ => None,
+        }
+    }
+
+    /// Bytes the data takes in the file.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        match &self.form {
+            Form::Chunked { locations, .. } => locations.iter().flatten().map(|location| location.length).sum(),
+            Form::Empty => 0,
+            Form::Contiguous { .. } => self.length,
+            Form::Library => library::stored_bytes(&self.dataset),
+        }
+    }
+
+    fn damaged(&self, problem: impl Into<String>) -> Error {
+        Error::Damaged { key: self.key.clone(), problem: problem.into() }
+    }
+
+    /// Reads a range of the tensor's bytes, decoding on all cores.
+    pub(crate) fn read(&self, pages: &dyn Pages, range: Range<u64>) -> Result<Vec<u8>> {
+        let length = usize::try_from(range.end - range.start).map_err(|_| self.damaged("it is larger than memory"))?;
+        let mut bytes = Vec::new();
+        // A damaged size must not bring the program down.
+        if !self.is_plausible(length as u64) || bytes.try_reserve_exact(length).is_err() {
+            return Err(self.damaged(format!("it claims {length} bytes, which its stored data cannot be")));
+        }
+        bytes.resize(length, 0);
+        match &self.form {
+            Form::Empty => {}
+            Form::Contiguous { offset } => pages.read_at(offset + range.start, &mut bytes)?,
+            Form::Library => {
+                let mut all = Vec::new();
+                let whole = if range == (0..self.length) {
+                    &mut bytes
+                } else {
+                    let length = usize::try_from(self.length).map_err(|_| self.damaged("it is larger than memory"))?;
+                    if !self.is_plausible(self.length) || all.try_reserve_exact(length).is_err() {
+                        return Err(self.damaged(format!("it claims {length} bytes, which its stored data cannot be")));
+                    }
+                    all.resize(length, 0);
+                    &mut all
+                };
+                library::read_all(&self.dataset, whole)
+                    .map_err(|error| pages.explain(&format!("read the weight {}", self.key), &error))
+                    .map_err(|error| self.unreadable(error))?;
+                if !all.is_empty() {
+                    bytes.copy_from_slice(&all[range.start as usize..range.end as usize]);
+                }
+            }
+            Form::Chunked { chunks, filters, locations } => {
+                let mut pieces = Vec::new();
+                let mut rest = bytes.as_mut_slice();
+                for index in chunks.covering(&range) {
+                    let chunk = chunks.get(index).range;
+                    let wanted = chunk.start.max(range.start)..chunk.end.min(range.end);
+                    let (piece, next) = rest.split_at_mut((wanted.end - wanted.start) as usize);
+                    pieces.push((index, chunk.start, wanted, piece));
+                    rest = next;
+                }
+                pieces.into_par_iter().try_for_each_init(
+                    Decoder::default,
+                    |decoder, (index, start, wanted, piece)| {
+                        let location = locations.get(index as usize).and_then(Option::as_ref);
+                        let location = location.ok_or_else(|| self.damaged(format!("its chunk {index} is missing")))?;
+                        let skip = (wanted.start - start) as usize;
+                        decoder.decode(pages, location, filters, chunks.full() as usize, skip, piece).map_err(|error| {
+                            match error {
+                                Error::Filter { filter, problem } => self.damaged(format!(
+                                    "chunk {index} at offset {}: {filter}: {problem}",
+                                    location.offset
+                                )),
+                                other => other,
+                            }
+                        })
+                    },
+                )?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// libhdf5 fails on damaged chunks in words of its own.
+    fn unreadable(&self, error: corallite_file::Error) -> Error {
+        match error {
+            corallite_file::Error::Hdf5 { detail, .. } => self.damaged(detail),
+            other => Error::File(other),
+        }
+    }
+
+    /// Whether so many bytes can come out of what is stored: deflate, the densest filter, reaches 1032 to 1.
+    fn is_plausible(&self, length: u64) -> bool {
+        match self.form {
+            Form::Contiguous { .. } | Form::Empty => true,
+            _ => length <= self.stored_bytes().saturating_mul(1100).saturating_add(1 << 20),
+        }
+    }
+
+    /// Calls `each` with every piece of the tensor's bytes in order, a few mebibytes at a time.
+    pub(crate) fn for_each_piece(&self, pages: &dyn Pages, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        const PIECE: u64 = 16 << 20;
+        if matches!(self.form, Form::Library) {
+            return each(&self.read(pages, 0..self.length)?);
+        }
+        let mut at = 0;
+        while at < self.length {
+            let mut end = (at + PIECE).min(self.length);
+            if let Form::Chunked { chunks, .. } = &self.form
+                && end < self.length
+            {
+                // Whole chunks, so that none is decoded twice.
+                end = chunks.get(chunks.covering(&(at..end)).end - 1).range.end;
+            }
+            each(&self.read(pages, at..end)?)?;
+            at = end;
+        }
+        Ok(())
+    }
+}
+
+impl Stored {
+    /// Finds the weight `key` below the group at `parent`.
+    pub(crate) fn find(pages: &dyn Pages, file: &File, parent: &str, key: &WeightHash) -> Result<Option<Self>> {
+        let path = format!("{parent}/{key}");
+        if !file.link_exists(parent) || !file.link_exists(&path) {
+            return Ok(None);
+        }
+        let fail = |error: &corallite_file::hdf5::Error| pages.explain(&format!("read the weight {key}"), error);
+        let dataset = library::open_dataset(file, &path).map_err(|error| fail(&error))?;
+        let description = attributes::read(&dataset, key).map_err(|error| match error {
+            Unreadable::Library(error) => Error::File(fail(&error)),
+            Unreadable::Damaged(problem) => Error::Damaged { key: key.clone(), problem },
+        })?;
+        let length = description.metadata.byte_len()?;
+        let body = Body::open(pages, dataset, key, description.metadata.dtype, length)?;
+        Ok(Some(Self { body, description }))
+    }
+
+    pub(crate) fn metadata(&self) -> &WeightMetadata {
+        &self.description.metadata
+    }
+
+    pub(crate) fn dtype(&self) -> Dtype {
+        self.metadata().dtype
+    }
+
+    /// Whether the key can be computed from the content, and so checks it.
+    pub(crate) fn is_verifiable(&self) -> bool {
+        self.description.content_hash.is_some() || self.key.is_content_hash() || is_coral_key(&self.key)
+    }
+
+    /// Checks all bytes against the content hash; a key of the caller's without one is only read.
+    pub(crate) fn verify(&self, pages: &dyn Pages) -> Result<()> {
+        if self.is_coral() {
+            let bytes = self.read(pages, 0..self.length)?;
+            return self.verify_bytes(&bytes);
+        }
+        let mut hasher = ContentHasher::new(self.dtype(), &self.metadata().shape);
+        self.for_each_piece(pages, |piece| {
+            hasher.update(piece);
+            Ok(())
+        })?;
+        self.compare_hash(&hasher.finish())
+    }
+
+    /// As [`Stored::verify`], for bytes already read.
+    pub(crate) fn verify_bytes(&self, bytes: &[u8]) -> Result<()> {
+        let shape = &self.metadata().shape;
+        if self.is_coral() {
+            let found = coral_hash(self.dtype(), shape, bytes);
+            return if found == self.key { Ok(()) } else { Err(self.differs(&found)) };
+        }
+        if !self.is_verifiable() {
+            return Ok(());
+        }
+        self.compare_hash(&crate::hash::content_hash(self.dtype(), shape, bytes))
+    }
+
+    fn is_coral(&self) -> bool {
+        self.description.content_hash.is_none() && is_coral_key(&self.key)
+    }
+
+    fn compare_hash(&self, found: &WeightHash) -> Result<()> {
+        let expected = match &self.description.content_hash {
+            Some(hash) => hash,
+            None if self.key.is_content_hash() => &self.key,
+            None => return Ok(()),
+        };
+        if found == expected { Ok(()) } else { Err(self.differs(found)) }
+    }
+
+    fn differs(&self, found: &WeightHash) -> Error {
+        self.damaged(format!("its content hashes to {found}"))
+    }
+
+    /// Compares the content with `bytes`.
+    pub(crate) fn equals(&self, pages: &dyn Pages, dtype: Dtype, shape: &[u64], bytes: &[u8]) -> Result<bool> {
+        if self.dtype() != dtype || self.metadata().shape != shape || self.length != bytes.len() as u64 {
+            return Ok(false);
+        }
+        let mut at = 0;
+        let mut same = true;
+        self.for_each_piece(pages, |piece| {
+            same &= piece == &bytes[at..at + piece.len()];
+            at += piece.len();
+            Ok(())
+        })?;
+        Ok(same)
+    }
+}
+
+/// Keys that coral makes: an XXH3-64 in 16 hexadecimal digits.
+fn is_coral_key(key: &WeightHash) -> bool {
+    let key = key.as_str();
+    key.len() == 16 && key.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Sorts the stored chunks into their places; `None` when one belongs nowhere.
+fn place(chunks: &Chunks, found: Vec<ChunkLocation>) -> Option<Vec<Option<ChunkLocation>>> {
+    if chunks.count() > found.len() as u64 {
+        // Some are missing; the table must not grow with what a damaged shape claims.
+        let most =
+            found.iter().filter_map(|location| chunks.index_of(&location.coordinates)).max().map_or(0, |most| most + 1);
+        if most > 4 * found.len() as u64 + 64 {
+            return None;
+        }
+    }
+    let mut places: Vec<Option<ChunkLocation>> = Vec::new();
+    places.resize_with(usize::try_from(chunks.count().min(4 * found.len() as u64 + 64)).ok()?, || None);
+    for location in found {
+        let index = usize::try_from(chunks.index_of(&location.coordinates)?).ok()?;
+        *places.get_mut(index)? = Some(location);
+    }
+    Some(places)
+}
+
+/// Buffers for decoding, one set for each thread.
+#[derive(Default)]
+struct Decoder {
+    scratch: Scratch,
+    encoded: Vec<u8>,
+    raw: Vec<u8>,
+}
+
+impl Decoder {
+    /// Decodes a chunk and copies what lies `skip` bytes into it to `out`.
+    fn decode(
+        &mut self,
+        pages: &dyn Pages,
+        location: &ChunkLocation,
+        filters: &[Filter],
+        full: usize,
+        skip: usize,
+        out: &mut [u8],
+    ) -> Result<()> {
+        // No filter here makes a chunk much larger than it was.
+        let most = full as u64 + full as u64 / 8 + 4096;
+        if location.length > most {
+            let problem = format!("it takes {} bytes for {full} bytes of data", location.length);
+            return Err(Error::Filter { filter: "chunk index", problem });
+        }
+        self.encoded.resize(location.length as usize, 0);
+        pages.read_at(location.offset, &mut self.encoded)?;
+        if skip == 0 && out.len() == full {
+            return decode_chunk(filters, location.filter_mask, &self.encoded, out, &mut self.scratch);
+        }
+        self.raw.resize(full, 0);
+        decode_chunk(filters, location.filter_mask, &self.encoded, &mut self.raw, &mut self.scratch)?;
+        out.copy_from_slice(&self.raw[skip..skip + out.len()]);
+        Ok(())
+    }
+}
+
+/// A weight read when its data is asked for, from the commit it was found in.
+pub(crate) struct Source {
+    pub(crate) stored: Stored,
+    pub(crate) snapshot: Arc<Snapshot>,
+}
+
+impl WeightSource for Source {
+    fn read(&self) -> Result<Bytes> {
+        let bytes = self.stored.read(self.snapshot.as_ref(), 0..self.stored.length)?;
+        self.stored.verify_bytes(&bytes)?;
+        Ok(bytes.into())
+    }
+
+    fn read_rows(&self, rows: Range<u64>) -> Result<Bytes> {
+        let count = self.stored.metadata().shape.first().copied().unwrap_or(1).max(1);
+        let row = self.stored.length / count;
+        Ok(self.stored.read(self.snapshot.as_ref(), rows.start * row..rows.end * row)?.into())
+    }
+}

@@ -1,0 +1,303 @@
+//! Storing: hashes and compresses on all cores, and writes in order of completion, holding a few chunks at a time.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use bytes::Bytes;
+use corallite_file::hdf5::{Dataset, Group};
+use corallite_file::{Transaction, contiguous_offset, write_chunk};
+
+use super::geometry::Chunks;
+use super::library::{self, Plan};
+use super::stored::dataset_dims;
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::filter::{Compression, Scratch, encode_chunk};
+use crate::hash::WeightHash;
+
+/// Tensors below this size are kept in the object header when compression is on: an index costs more than it saves.
+const COMPACT_BELOW: u64 = 512;
+/// Chunks are handed to workers in batches of about this many bytes, so that small tensors cost no more than large.
+const BATCH_BYTES: u64 = 1 << 20;
+const BATCH_CHUNKS: usize = 256;
+
+/// What is told about long work, and how it is stopped. All methods may be called from any thread.
+pub trait Watch: Sync {
+    /// So many bytes of input have been dealt with since the last call.
+    fn advance(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
+    /// Whether to stop. The operation then ends with [`Error::Cancelled`] and nothing of it is kept.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Watches nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unwatched;
+
+impl Watch for Unwatched {}
+
+/// Stops when the flag is set.
+impl Watch for AtomicBool {
+    fn is_cancelled(&self) -> bool {
+        self.load(Ordering::Relaxed)
+    }
+}
+
+/// What is written beside the data.
+pub(crate) trait Describe: Send + Sync {
+    fn write(&self, dataset: &Dataset, key: &WeightHash) -> corallite_file::hdf5::Result<()>;
+}
+
+/// A dataset that is not in the file yet.
+pub(crate) struct New {
+    pub(crate) key: WeightHash,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<u64>,
+    pub(crate) data: Bytes,
+    pub(crate) description: Box<dyn Describe>,
+}
+
+/// How one new weight is written.
+struct Planned<'a> {
+    new: &'a New,
+    dims: Vec<u64>,
+    item: u64,
+    plan: Plan,
+    chunks: Option<Chunks>,
+}
+
+impl<'a> Planned<'a> {
+    fn of(new: &'a New, compression: Compression) -> Result<Self> {
+        let (dims, item) = dataset_dims(new.dtype, &new.shape)?;
+        let length = new.data.len() as u64;
+        let chunks = match compression {
+            Compression::None => None,
+            _ if length < COMPACT_BELOW => None,
+            _ => Chunks::new(&dims, item),
+        };
+        let plan = match &chunks {
+            Some(chunks) => {
+                Plan::Chunked { dims: chunks.dims().to_vec(), filters: compression.pipeline(item as usize) }
+            }
+            None if length < COMPACT_BELOW && length > 0 && compression != Compression::None => Plan::Compact,
+            None => Plan::Contiguous,
+        };
+        Ok(Self { new, dims, item, plan, chunks })
+    }
+}
+
+/// A chunk ready to be written.
+struct Encoded {
+    weight: usize,
+    coordinates: Vec<u64>,
+    filter_mask: u32,
+    bytes: Vec<u8>,
+    raw: u64,
+}
+
+/// Writes new weights into `group`.
+pub(crate) fn write_all(
+    transaction: &Transaction<'_>,
+    group: &Group,
+    weights: &[New],
+    compression: Compression,
+    watch: &dyn Watch,
+) -> Result<()> {
+    let planned = weights.iter().map(|new| Planned::of(new, compression)).collect::<Result<Vec<_>>>()?;
+    let batches = batches(&planned);
+    for weight in planned.iter().filter(|weight| weight.chunks.is_none()) {
+        stop_if_cancelled(watch)?;
+        write_whole(transaction, group, weight)?;
+        watch.advance(weight.new.data.len() as u64);
+    }
+    if batches.is_empty() {
+        return Ok(());
+    }
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(batches.len());
+    if workers == 1 {
+        let mut encoder = Encoder::default();
+        let mut writer = ChunkWriter::new(transaction, group, &planned);
+        for batch in &batches {
+            stop_if_cancelled(watch)?;
+            for chunk in encoder.encode(&planned, batch, compression)? {
+                watch.advance(chunk.raw);
+                writer.write(&chunk)?;
+            }
+        }
+        return Ok(());
+    }
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Two finished batches for each worker bound what is held in memory.
+        let (sender, receiver) = sync_channel(2 * workers);
+        for _ in 0..workers {
+            let (sender, planned, batches, next, stop) = (sender.clone(), &planned, &batches, &next, &stop);
+            scope.spawn(move || work(planned, batches, compression, next, stop, &sender));
+        }
+        drop(sender);
+        let outcome = receive(&receiver, ChunkWriter::new(transaction, group, &planned), watch);
+        // Workers that wait for room end when the receiver goes.
+        stop.store(true, Ordering::Relaxed);
+        drop(receiver);
+        outcome
+    })
+}
+
+fn work(
+    planned: &[Planned<'_>],
+    batches: &[Batch],
+    compression: Compression,
+    next: &AtomicUsize,
+    stop: &AtomicBool,
+    sender: &SyncSender<Result<Vec<Encoded>>>,
+) {
+    let mut encoder = Encoder::default();
+    while !stop.load(Ordering::Relaxed) {
+        let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+        if sender.send(encoder.encode(planned, batch, compression)).is_err() {
+            return;
+        }
+    }
+}
+
+fn receive(receiver: &Receiver<Result<Vec<Encoded>>>, mut writer: ChunkWriter<'_>, watch: &dyn Watch) -> Result<()> {
+    for batch in receiver {
+        stop_if_cancelled(watch)?;
+        for chunk in batch? {
+            watch.advance(chunk.raw);
+            writer.write(&chunk)?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn stop_if_cancelled(watch: &dyn Watch) -> Result<()> {
+    if watch.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+}
+
+/// Neighbouring chunks, as (weight, first chunk, count).
+type Batch = Vec<(usize, u64, u64)>;
+
+fn batches(planned: &[Planned<'_>]) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut open: Batch = Vec::new();
+    let mut bytes = 0;
+    for (weight, plan) in planned.iter().enumerate() {
+        let Some(chunks) = &plan.chunks else { continue };
+        for index in 0..chunks.count() {
+            open.push((weight, index, 1));
+            bytes += chunks.full();
+            if bytes >= BATCH_BYTES || open.len() >= BATCH_CHUNKS {
+                batches.push(std::mem::take(&mut open));
+                bytes = 0;
+            }
+        }
+    }
+    if !open.is_empty() {
+        batches.push(open);
+    }
+    batches
+}
+
+#[derive(Default)]
+struct Encoder {
+    scratch: Scratch,
+    padded: Vec<u8>,
+}
+
+impl Encoder {
+    fn encode(&mut self, planned: &[Planned<'_>], batch: &Batch, compression: Compression) -> Result<Vec<Encoded>> {
+        let mut encoded = Vec::with_capacity(batch.len());
+        for &(weight, first, count) in batch {
+            let plan = &planned[weight];
+            let Some(chunks) = &plan.chunks else { continue };
+            for index in first..first + count {
+                let chunk = chunks.get(index);
+                let data = &plan.new.data[chunk.range.start as usize..chunk.range.end as usize];
+                let full = chunks.full() as usize;
+                let raw = if data.len() == full {
+                    data
+                } else {
+                    // HDF5 stores the last chunk of an axis whole.
+                    self.padded.clear();
+                    self.padded.extend_from_slice(data);
+                    self.padded.resize(full, 0);
+                    &self.padded
+                };
+                let mut bytes = Vec::new();
+                let filter_mask = encode_chunk(compression, plan.item as usize, raw, &mut self.scratch, &mut bytes)?;
+                encoded.push(Encoded {
+                    weight,
+                    coordinates: chunk.coordinates,
+                    filter_mask,
+                    bytes,
+                    raw: data.len() as u64,
+                });
+            }
+        }
+        Ok(encoded)
+    }
+}
+
+/// Creates each dataset with its first chunk and closes it with its last.
+struct ChunkWriter<'a> {
+    transaction: &'a Transaction<'a>,
+    group: &'a Group,
+    planned: &'a [Planned<'a>],
+    open: HashMap<usize, (Dataset, u64)>,
+}
+
+impl<'a> ChunkWriter<'a> {
+    fn new(transaction: &'a Transaction<'a>, group: &'a Group, planned: &'a [Planned<'a>]) -> Self {
+        Self { transaction, group, planned, open: HashMap::new() }
+    }
+
+    fn write(&mut self, chunk: &Encoded) -> Result<()> {
+        let plan = &self.planned[chunk.weight];
+        let (dataset, left) = match self.open.remove(&chunk.weight) {
+            Some(open) => open,
+            None => {
+                let count = plan.chunks.as_ref().map_or(1, Chunks::count);
+                (create(self.transaction, self.group, plan)?, count)
+            }
+        };
+        write_chunk(&dataset, &chunk.coordinates, chunk.filter_mask, &chunk.bytes)
+            .map_err(|error| self.transaction.explain(&format!("write the weight {}", plan.new.key), &error))?;
+        if left > 1 {
+            self.open.insert(chunk.weight, (dataset, left - 1));
+        }
+        Ok(())
+    }
+}
+
+fn create(transaction: &Transaction<'_>, group: &Group, plan: &Planned<'_>) -> Result<Dataset> {
+    let New { key, description, dtype, .. } = plan.new;
+    let fail = |error: &_| transaction.explain(&format!("create the weight {key}"), error);
+    let dataset =
+        library::create_dataset(group, key.as_str(), *dtype, &plan.dims, &plan.plan).map_err(|error| fail(&error))?;
+    description.write(&dataset, key).map_err(|error| fail(&error))?;
+    Ok(dataset)
+}
+
+/// Writes a weight that is not chunked.
+fn write_whole(transaction: &Transaction<'_>, group: &Group, plan: &Planned<'_>) -> Result<()> {
+    let dataset = create(transaction, group, plan)?;
+    let New { key, data, dtype, .. } = plan.new;
+    if data.is_empty() {
+        return Ok(());
+    }
+    if plan.plan == Plan::Compact {
+        return library::write_all(&dataset, *dtype, data)
+            .map_err(|error| transaction.explain(&format!("write the weight {key}"), &error).into());
+    }
+    let offset = contiguous_offset(&dataset)
+        .ok_or_else(|| Error::Damaged { key: key.clone(), problem: "libhdf5 gave it no place".to_owned() })?;
+    Ok(transaction.write_at(offset, data)?)
+}
