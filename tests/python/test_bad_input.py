@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from helpers import (
     BAD_INPUT, BAD_STORE, BUSY, DAMAGED, IO, NAME, OK, USAGE, State, beside, entry, environment, frame,
-    limit_file_size, no_panic, random_model, save, sha256,
+    limit_file_size, no_panic, random_model, save, sha256, wait_until,
 )  # fmt: skip
 
 F = entry  # short, for the table below
@@ -501,7 +501,7 @@ def test_a_second_writer_is_told_who_holds_the_store_and_readers_go_on(cli, tmp_
     for _ in range(40):
         first = cli.start("add", store, big, "--name", "big")
         wait_until(lambda: journal.exists() or first.poll() is not None, step=0.001)
-        os.kill(first.pid, signal.SIGSTOP)
+        first.send_signal(signal.SIGSTOP)  # nothing, if it has ended already
         try:
             second = cli.run("add", store, small, "--name", "small", exit=(BUSY, OK), timeout=30)
             if second.returncode == BUSY:
@@ -514,7 +514,7 @@ def test_a_second_writer_is_told_who_holds_the_store_and_readers_go_on(cli, tmp_
                     cli.run(*arguments, store, timeout=30)
                 assert State(cli, store) == before
         finally:
-            os.kill(first.pid, signal.SIGCONT)
+            first.send_signal(signal.SIGCONT)
             stdout, stderr = first.communicate(timeout=120)
         no_panic(stderr.decode())
         if second.returncode == BUSY:
