@@ -33,6 +33,7 @@ mod chunk;
 mod disk;
 mod error;
 mod journal;
+mod object;
 mod page;
 mod pager;
 mod space;
@@ -46,6 +47,10 @@ pub use disk::{CrashImage, Fault, LossMode, SimulatedDisk};
 pub use error::{Error, Result};
 pub use hdf5_metno as hdf5;
 pub use journal::JOURNAL_FORMAT_VERSION;
+pub use object::{
+    AttributeValue, DataLayout, DatasetDescription, DatasetWriter, FilterStep, NewDataset, StoredChunk, StoredLayout,
+    encode_datatype, object_offset,
+};
 pub use page::{CommitNumber, PAGE_SIZE, PageNumber};
 pub use storage::{
     CommitInfo, FORMAT_VERSION, Item, Mapped, Mode, Options, Recognize, Replay, Snapshot, Source, Storage,

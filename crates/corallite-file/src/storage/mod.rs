@@ -12,8 +12,10 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::disk::{Buffer, Disk, MemoryDisk, OsDisk};
 use crate::error::{Error, Result};
+use crate::object::{DatasetWriter, superblock};
 use crate::page::CommitNumber;
 use crate::pager::{OpenAs, Pager};
+use crate::space::Use;
 use crate::vfd::{self, Target};
 
 pub use layout::FORMAT_VERSION;
@@ -624,6 +626,12 @@ fn commit(pager: &Pager, file: &File) -> Result<CommitNumber> {
     if let Some(error) = pager.take_failure() {
         return Err(error);
     }
+    // What was allocated here, libhdf5 has not heard of.
+    let mut superblock = [0; superblock::LENGTH];
+    pager.read_as_writer(0, &mut superblock)?;
+    if superblock::set_end(&mut superblock, pager.eoa()) {
+        pager.write(pager.epoch(), 0, &superblock)?;
+    }
     let sections = vfd::free_sections(file).map_err(|error| explain(pager, "list its free space", &error))?;
     pager.commit(sections)
 }
@@ -681,6 +689,32 @@ impl Transaction<'_> {
     /// pages of new space go straight to the file, without a copy in memory and without libhdf5's lock.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.pager.write(self.pager.epoch(), offset, bytes)
+    }
+
+    /// Finds room for `length` bytes of array data, of which a [`NewDataset`](crate::NewDataset) will say where they
+    /// are. Room that no dataset names is lost until the file is written anew.
+    pub fn allocate(&self, length: u64) -> Result<u64> {
+        self.pager.allocate(self.pager.epoch(), Use::Raw, length)
+    }
+
+    pub(crate) fn allocate_metadata(&self, length: u64) -> Result<u64> {
+        self.pager.allocate(self.pager.epoch(), Use::Metadata, length)
+    }
+
+    /// Creates datasets whose bytes are known, at a fraction of what libhdf5 needs for each.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] for a file of another program whose addresses are not of eight bytes or do not count from its
+    /// beginning.
+    pub fn create_datasets(&self) -> Result<DatasetWriter<'_>> {
+        let mut superblock = [0; superblock::LENGTH];
+        self.read_at(0, &mut superblock)?;
+        if superblock::is_usual(&superblock) {
+            return Ok(DatasetWriter::new(self));
+        }
+        let problem = "its addresses are not of eight bytes, or it begins with a user block; rewrite it with h5repack";
+        Err(Error::Usage { path: self.pager.path().to_owned(), problem: problem.to_owned() })
     }
 
     /// Reads bytes as this transaction sees them.

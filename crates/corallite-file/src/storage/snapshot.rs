@@ -5,7 +5,8 @@ use std::sync::Arc;
 use hdf5_metno::File;
 
 use super::explain;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::object::{self, DatasetDescription};
 use crate::page::CommitNumber;
 use crate::pager::{Pager, Pinned, View};
 use crate::vfd::{self, Target};
@@ -52,8 +53,21 @@ impl Snapshot {
         Ok(self.view.map(offset, length)?.map(Mapped))
     }
 
+    /// Describes the dataset whose object header begins at `offset` (see [`object_offset`](crate::object_offset)),
+    /// without libhdf5 and its lock. `None` when the header is not of the form that [`DatasetWriter`] writes, or was
+    /// changed since: libhdf5 then reads it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`](crate::Error::Damaged) when a checksum does not agree.
+    ///
+    /// [`DatasetWriter`]: crate::DatasetWriter
+    pub fn describe_dataset(&self, offset: u64) -> Result<Option<DatasetDescription>> {
+        object::describe(self.view.as_ref(), offset)
+    }
+
     /// What an error of libhdf5 on this snapshot really was.
-    pub fn explain(&self, action: &str, error: &hdf5_metno::Error) -> crate::Error {
+    pub fn explain(&self, action: &str, error: &hdf5_metno::Error) -> Error {
         explain(self.view.pager(), action, error)
     }
 }
@@ -65,5 +79,19 @@ pub struct Mapped(Pinned);
 impl AsRef<[u8]> for Mapped {
     fn as_ref(&self) -> &[u8] {
         self.0.as_ref()
+    }
+}
+
+impl object::Bytes for View {
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        View::read(self, offset, buffer)
+    }
+
+    fn end(&self) -> u64 {
+        self.eoa()
+    }
+
+    fn damaged(&self, offset: u64, problem: &str) -> Error {
+        Error::damaged(self.pager().path(), offset, problem)
     }
 }

@@ -11,8 +11,8 @@ use hdf5_metno_sys::h5f::{
 };
 use hdf5_metno_sys::h5i::hid_t;
 use hdf5_metno_sys::h5p::{
-    H5P_CLS_FILE_ACCESS, H5P_DEFAULT, H5Pclose, H5Pcreate, H5Pget_mdc_config, H5Pset_driver, H5Pset_fclose_degree,
-    H5Pset_libver_bounds, H5Pset_mdc_config,
+    H5P_CLS_FILE_ACCESS, H5P_DEFAULT, H5Pclose, H5Pcreate, H5Pget_cache, H5Pget_mdc_config, H5Pset_cache,
+    H5Pset_driver, H5Pset_fclose_degree, H5Pset_libver_bounds, H5Pset_mdc_config,
 };
 
 use super::{Target, driver};
@@ -24,6 +24,10 @@ const OBJECTS: H5F_libver_t = H5F_libver_t::H5F_LIBVER_V110;
 /// Bytes of metadata that libhdf5 keeps. Its own 2 MiB makes a transaction over thousands of datasets write and read
 /// the same pages again and again.
 const METADATA_CACHE: usize = 32 << 20;
+
+/// Slots of a dataset's chunk cache, as HDF5 1.x has them. The table of 2.x takes 64 KiB, which are cleared whenever a
+/// dataset is opened.
+const CHUNK_SLOTS: usize = 521;
 
 unsafe extern "C" {
     // Missing in the binding.
@@ -85,6 +89,7 @@ fn access_list() -> hdf5_metno::Result<hid_t> {
                 cache.max_size = cache.max_size.max(METADATA_CACHE);
                 check(H5Pset_mdc_config(list, &raw mut cache).into())
             })
+            .and_then(|_| set_chunk_slots(list))
             .and_then(|_| check(H5Pset_libver_bounds(list, low, OBJECTS).into()))
             .and_then(|_| check(H5Pset_fclose_degree(list, H5F_close_degree_t::H5F_CLOSE_STRONG).into()))
             .and_then(|_| check(H5Pset_driver(list, driver::driver_id(), std::ptr::null()).into()));
@@ -95,6 +100,18 @@ fn access_list() -> hdf5_metno::Result<hid_t> {
                 Err(error)
             }
         }
+    }
+}
+
+/// # Safety
+///
+/// `list` must be an open file access list; must be called under libhdf5's lock.
+unsafe fn set_chunk_slots(list: hid_t) -> hdf5_metno::Result<i64> {
+    let (mut elements, mut slots, mut bytes, mut preemption) = (0, 0, 0, 0.0);
+    // SAFETY: the places for the values live through the call; the list is the caller's promise.
+    unsafe {
+        check(H5Pget_cache(list, &raw mut elements, &raw mut slots, &raw mut bytes, &raw mut preemption).into())?;
+        check(H5Pset_cache(list, elements, CHUNK_SLOTS, bytes, preemption).into())
     }
 }
 

@@ -4,8 +4,9 @@ use std::ffi::CStr;
 use std::path::Path;
 
 use bytes::Bytes;
+use corallite_file::AttributeValue;
 use corallite_file::hdf5::types::FixedAscii;
-use corallite_file::hdf5::{Dataset, File, Group};
+use corallite_file::hdf5::{File, Group};
 
 use super::{Checkpoint, CheckpointInfo, CheckpointTensor};
 use crate::dtype::Dtype;
@@ -59,8 +60,8 @@ impl Fields {
 struct Plain;
 
 impl Describe for Plain {
-    fn write(&self, _dataset: &Dataset, _key: &WeightHash) -> corallite_file::hdf5::Result<()> {
-        Ok(())
+    fn attributes(&self, _key: &WeightHash) -> Vec<(&'static CStr, AttributeValue)> {
+        Vec::new()
     }
 }
 

@@ -27,7 +27,7 @@ const MAX_STORED: usize = 65_535;
 /// A Huffman block has to save this share of its bits to be worth decoding.
 const MIN_SAVING: f32 = 0.02;
 
-/// Blocks below this size always go through the match search: it costs little, and the samples say little.
+/// Below this size a block is looked at byte by byte: samples of it would say little.
 const SMALL: usize = 4096;
 
 /// The share of repeating windows from which on the match search is tried. Chance finds in exponent
@@ -73,7 +73,12 @@ pub(super) fn zlib(
         for start in (plane_start..plane_end).step_by(BLOCK) {
             let end = (start + BLOCK).min(plane_end);
             let block = judge(src, start..end);
-            let repeating = state.repeats.share(src, start, end) >= REPEATING || block.range.len() < SMALL;
+            let share = if end - start < SMALL {
+                state.repeats.dense_share(src, start, end)
+            } else {
+                state.repeats.share(src, start, end)
+            };
+            let repeating = share >= REPEATING;
             if repeating {
                 pending.push(block);
             } else {

@@ -52,6 +52,18 @@ impl Repeats {
         if windows == 0 { 0.0 } else { found as f32 / windows as f32 }
     }
 
+    /// As [`Repeats::share`], of all positions in a short stretch: those whose bytes were seen before.
+    pub(super) fn dense_share(&mut self, buffer: &[u8], start: usize, end: usize) -> f32 {
+        let mut found = 0_u32;
+        for position in start..end {
+            found += u32::from(self.seen(buffer, position));
+            if let Some(slot) = sequence(buffer, position).map(slot) {
+                self.anchors[slot] = position as u32 + 1;
+            }
+        }
+        found as f32 / (end - start).max(1) as f32
+    }
+
     fn seen(&self, buffer: &[u8], position: usize) -> bool {
         let Some(here) = sequence(buffer, position) else { return false };
         let Some(anchor) = (self.anchors[slot(here)] as usize).checked_sub(1) else { return false };

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::ffi::CStr;
 
+use corallite_file::AttributeValue;
 use corallite_file::Snapshot;
-use corallite_file::hdf5::{Dataset, File};
+use corallite_file::hdf5::File;
 use serde_json::Value as Json;
 
 use super::attributes::checksum;
-use super::library::{self, Value, read_integers, read_real, read_text, read_unsigned, write_attributes};
+use super::library::{self, read_integers, read_real, read_text, read_unsigned};
 use super::stored::{Body, Pages};
 use super::write::{Describe, New, Unwatched, write_all};
 use super::{DELTAS, Hdf5Store, keys};
@@ -61,7 +62,7 @@ impl DeltaDescription {
 }
 
 impl Describe for DeltaDescription {
-    fn write(&self, dataset: &Dataset, _key: &WeightHash) -> corallite_file::hdf5::Result<()> {
+    fn attributes(&self, _key: &WeightHash) -> Vec<(&'static CStr, AttributeValue)> {
         let sum = checksum(
             &[
                 &self.delta_type,
@@ -73,21 +74,19 @@ impl Describe for DeltaDescription {
             ],
             &numbers(&self.original_shape, &self.data_shape, self.compression_ratio),
         );
-        write_attributes(
-            dataset,
-            &[
-                (DELTA_TYPE, Value::Text(&self.delta_type)),
-                (ORIGINAL_SHAPE, Value::Integers(&self.original_shape)),
-                (ORIGINAL_DTYPE, Value::Text(&self.original_dtype)),
-                (REFERENCE_HASH, Value::Text(self.reference_hash.as_str())),
-                (COMPRESSION_RATIO, Value::Real(self.compression_ratio)),
-                (METADATA, Value::Text(&self.metadata)),
-                (DATA_DTYPE, Value::Text(self.data_dtype)),
-                (DATA_SHAPE, Value::Integers(&self.data_shape)),
-                (DATA_HASH, Value::Text(self.data_hash.as_str())),
-                (CHECKSUM, Value::Unsigned(sum)),
-            ],
-        )
+        let text = |text: &str| AttributeValue::Text(text.to_owned());
+        vec![
+            (DELTA_TYPE, text(&self.delta_type)),
+            (ORIGINAL_SHAPE, AttributeValue::Integers(self.original_shape.clone())),
+            (ORIGINAL_DTYPE, text(&self.original_dtype)),
+            (REFERENCE_HASH, text(self.reference_hash.as_str())),
+            (COMPRESSION_RATIO, AttributeValue::Real(self.compression_ratio)),
+            (METADATA, text(&self.metadata)),
+            (DATA_DTYPE, text(self.data_dtype)),
+            (DATA_SHAPE, AttributeValue::Integers(self.data_shape.clone())),
+            (DATA_HASH, text(self.data_hash.as_str())),
+            (CHECKSUM, AttributeValue::Unsigned(sum)),
+        ]
     }
 }
 
@@ -158,7 +157,7 @@ pub(crate) fn load(snapshot: &Snapshot, key: &WeightHash) -> Result<Option<Delta
             return Err(damaged("its attributes do not match their checksum"));
         }
     }
-    let (own, order, _) = library::dtype(&dataset).map_err(fail)?;
+    let library::OwnType { dtype: own, order, .. } = library::own_type(&dataset).map_err(fail)?;
     let data_dtype = match (data_dtype_text.as_str(), own) {
         ("", Some(own)) => own,
         ("", None) => return Err(damaged("the type of its data is not one of weights")),

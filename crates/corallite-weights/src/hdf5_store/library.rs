@@ -1,14 +1,14 @@
-//! The calls into libhdf5 that need `unsafe`: element types, dataset creation, attributes, raw reads.
+//! The calls into libhdf5 that need `unsafe`: element types, attributes, raw reads.
 //!
-//! Types, dataspaces and the string type are made once and kept for the life of the program, because a store
-//! makes seven attributes for every weight.
+//! Types, dataspaces and the string type are made once and kept for the life of the program.
 
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
+use corallite_file::encode_datatype;
 use corallite_file::hdf5::sync::sync;
 use corallite_file::hdf5::{Dataset, Error as H5Error, Group, Location, Result as H5Result, from_id};
 use hdf5_metno_sys::h5::H5free_memory;
@@ -16,16 +16,14 @@ use hdf5_metno_sys::h5a::{
     H5Aclose, H5Acreate2, H5Adelete, H5Aexists, H5Aget_space, H5Aget_type, H5Aopen, H5Aread, H5Awrite,
 };
 use hdf5_metno_sys::h5d::{
-    H5D_alloc_time_t, H5D_fill_time_t, H5D_layout_t, H5Dcreate2, H5Dget_create_plist, H5Dget_space,
-    H5Dget_storage_size, H5Dget_type, H5Dopen2, H5Dread, H5Dwrite,
+    H5D_layout_t, H5Dget_create_plist, H5Dget_space, H5Dget_storage_size, H5Dget_type, H5Dopen2, H5Dread,
 };
 use hdf5_metno_sys::h5i::hid_t;
 use hdf5_metno_sys::h5p::{
-    H5P_CLS_DATASET_ACCESS, H5P_CLS_DATASET_CREATE, H5P_DEFAULT, H5Pclose, H5Pcreate, H5Pget_chunk, H5Pget_filter2,
-    H5Pget_layout, H5Pget_nfilters, H5Pset_alloc_time, H5Pset_attr_phase_change, H5Pset_chunk, H5Pset_chunk_cache,
-    H5Pset_deflate, H5Pset_fill_time, H5Pset_filter, H5Pset_layout, H5Pset_obj_track_times, H5Pset_shuffle,
+    H5P_CLS_DATASET_ACCESS, H5P_DEFAULT, H5Pclose, H5Pcreate, H5Pget_chunk, H5Pget_filter2, H5Pget_layout,
+    H5Pget_nfilters, H5Pset_chunk_cache,
 };
-use hdf5_metno_sys::h5s::{H5S_ALL, H5S_class_t, H5Sclose, H5Screate, H5Screate_simple, H5Sget_simple_extent_npoints};
+use hdf5_metno_sys::h5s::{H5S_ALL, H5S_class_t, H5Sclose, H5Screate, H5Sget_simple_extent_npoints};
 use hdf5_metno_sys::h5t::{
     H5T_C_S1, H5T_IEEE_F32BE, H5T_IEEE_F32LE, H5T_IEEE_F64BE, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, H5T_NATIVE_INT64,
     H5T_NATIVE_UINT64, H5T_STD_I8LE, H5T_STD_I16BE, H5T_STD_I16LE, H5T_STD_I32BE, H5T_STD_I32LE, H5T_STD_I64BE,
@@ -38,20 +36,6 @@ use parking_lot::Mutex;
 
 use crate::dtype::{ByteOrder, Dtype, Kind};
 use crate::filter::Filter;
-
-/// HDF5 keeps up to this many attributes in the object header, where they cost no extra structures.
-const COMPACT_ATTRIBUTES: c_uint = 16;
-
-/// How a dataset's bytes are laid out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Plan {
-    /// In the object header.
-    Compact,
-    /// In one run, allocated at creation.
-    Contiguous,
-    /// In chunks of these dimensions through these filters.
-    Chunked { dims: Vec<u64>, filters: Vec<Filter> },
-}
 
 /// The layout of an existing dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,30 +162,15 @@ fn bool_type() -> H5Result<hid_t> {
     }
 }
 
-/// Creates a dataset. `dims` are those of the HDF5 dataset; empty means a scalar.
-pub(crate) fn create_dataset(group: &Group, link: &str, dtype: Dtype, dims: &[u64], plan: &Plan) -> H5Result<Dataset> {
-    let link = name(link)?;
-    let kind = file_type(dtype)?;
-    let access = shared()?.access;
-    sync(|| {
-        // SAFETY: every id is open while used and closed on every path; the dimension arrays have the given lengths.
-        unsafe {
-            let list = creation_list(plan)?;
-            let space = if dims.is_empty() {
-                check(H5Screate(H5S_class_t::H5S_SCALAR))
-            } else {
-                check(H5Screate_simple(dims.len() as c_int, dims.as_ptr(), std::ptr::null()))
-            };
-            let created = space.and_then(|space| {
-                let id = H5Dcreate2(group.id(), link.as_ptr(), kind, space, H5P_DEFAULT, list, access);
-                let id = check(id);
-                H5Sclose(space);
-                id
-            });
-            H5Pclose(list);
-            from_id(created?)
-        }
-    })
+/// The datatype message of `dtype`'s HDF5 type.
+pub(crate) fn datatype_message(dtype: Dtype) -> H5Result<Arc<[u8]>> {
+    static MESSAGES: LazyLock<Mutex<HashMap<Dtype, Arc<[u8]>>>> = LazyLock::new(Mutex::default);
+    if let Some(message) = MESSAGES.lock().get(&dtype) {
+        return Ok(Arc::clone(message));
+    }
+    let message: Arc<[u8]> = encode_datatype(file_type(dtype)?)?.into();
+    MESSAGES.lock().insert(dtype, Arc::clone(&message));
+    Ok(message)
 }
 
 /// Opens a dataset whose chunks are going to be read directly.
@@ -210,53 +179,6 @@ pub(crate) fn open_dataset(parent: &Group, link: &str) -> H5Result<Dataset> {
     let access = shared()?.access;
     // SAFETY: the group is open, the name NUL-terminated, and the id new.
     sync(|| unsafe { from_id(check(H5Dopen2(parent.id(), link.as_ptr(), access))?) })
-}
-
-/// # Safety
-///
-/// Must be called under libhdf5's lock.
-unsafe fn creation_list(plan: &Plan) -> H5Result<hid_t> {
-    // SAFETY: the list is new, and closed again when a setting fails.
-    unsafe {
-        let list = check(H5Pcreate(*H5P_CLS_DATASET_CREATE))?;
-        let set = || {
-            ok(H5Pset_obj_track_times(list, 0))?;
-            ok(H5Pset_attr_phase_change(list, COMPACT_ATTRIBUTES, COMPACT_ATTRIBUTES / 2))?;
-            ok(H5Pset_fill_time(list, H5D_fill_time_t::H5D_FILL_TIME_NEVER))?;
-            match plan {
-                Plan::Compact => ok(H5Pset_layout(list, H5D_layout_t::H5D_COMPACT)),
-                Plan::Contiguous => ok(H5Pset_alloc_time(list, H5D_alloc_time_t::H5D_ALLOC_TIME_EARLY)),
-                Plan::Chunked { dims, filters } => {
-                    ok(H5Pset_chunk(list, dims.len() as c_int, dims.as_ptr()))?;
-                    filters.iter().try_for_each(|filter| match *filter {
-                        Filter::Shuffle { .. } => ok(H5Pset_shuffle(list)),
-                        Filter::Deflate { level } => ok(H5Pset_deflate(list, level.into())),
-                        // H5Z_FLAG_OPTIONAL: a chunk may leave the filter out.
-                        Filter::Lzf | Filter::Fletcher32 => {
-                            ok(H5Pset_filter(list, filter.id() as c_int, 1, 0, std::ptr::null()))
-                        }
-                    })
-                }
-            }
-        };
-        match set() {
-            Ok(()) => Ok(list),
-            Err(error) => {
-                H5Pclose(list);
-                Err(error)
-            }
-        }
-    }
-}
-
-/// Writes all of a compact dataset.
-pub(crate) fn write_all(dataset: &Dataset, dtype: Dtype, bytes: &[u8]) -> H5Result<()> {
-    if bytes.len() as u64 != extent_bytes(dataset)? {
-        return Err(H5Error::Internal("the data is not as long as its dataset".to_owned()));
-    }
-    let kind = file_type(dtype)?;
-    // SAFETY: the memory type is the file type, so libhdf5 reads exactly the dataset's bytes, which were counted.
-    sync(|| unsafe { ok(H5Dwrite(dataset.id(), kind, H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes.as_ptr().cast())) })
 }
 
 /// Reads all of a dataset through libhdf5, without conversion; `bytes` must be as long as the data.
@@ -359,42 +281,81 @@ unsafe fn filters(list: hid_t) -> Option<Vec<Filter>> {
     }
 }
 
-/// What a dataset's HDF5 type says by itself: the dtype, where there is one, and the byte order.
-pub(crate) fn dtype(dataset: &Dataset) -> H5Result<(Option<Dtype>, ByteOrder, usize)> {
+/// What a dataset's HDF5 type says by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnType {
+    /// The dtype, where there is one.
+    pub(crate) dtype: Option<Dtype>,
+    pub(crate) order: ByteOrder,
+    /// Bytes of an element.
+    pub(crate) size: usize,
+}
+
+/// The type of an open dataset.
+pub(crate) fn own_type(dataset: &Dataset) -> H5Result<OwnType> {
     sync(|| {
         // SAFETY: the type is open while used and closed before returning.
         unsafe {
             let kind = check(H5Dget_type(dataset.id()))?;
-            let size = H5Tget_size(kind);
-            let big = H5Tget_order(kind) == H5T_order_t::H5T_ORDER_BE;
-            let order = if big && size > 1 { ByteOrder::Big } else { ByteOrder::Little };
-            let signed = H5Tget_sign(kind) == H5T_sign_t::H5T_SGN_2;
-            let found = match (H5Tget_class(kind), size) {
-                (H5T_class_t::H5T_INTEGER, 1) => Some(if signed { Kind::I8 } else { Kind::U8 }),
-                (H5T_class_t::H5T_INTEGER, 2) => Some(if signed { Kind::I16 } else { Kind::U16 }),
-                (H5T_class_t::H5T_INTEGER, 4) => Some(if signed { Kind::I32 } else { Kind::U32 }),
-                (H5T_class_t::H5T_INTEGER, 8) => Some(if signed { Kind::I64 } else { Kind::U64 }),
-                (H5T_class_t::H5T_FLOAT, 2) => Some(Kind::F16),
-                (H5T_class_t::H5T_FLOAT, 4) => Some(Kind::F32),
-                (H5T_class_t::H5T_FLOAT, 8) => Some(Kind::F64),
-                (H5T_class_t::H5T_ENUM, 1) => Some(Kind::Bool),
-                (H5T_class_t::H5T_COMPOUND, 8) => Some(Kind::C64),
-                (H5T_class_t::H5T_COMPOUND, 16) => Some(Kind::C128),
-                _ => None,
-            };
+            let found = classify(kind);
             H5Tclose(kind);
-            Ok((found.map(|kind| Dtype::new(kind, order)), order, size))
+            Ok(found)
         }
     })
+}
+
+/// The type of a datatype message; `None` for one that [`datatype_message`] does not give.
+pub(crate) fn described_type(message: &[u8]) -> H5Result<Option<OwnType>> {
+    static KNOWN: LazyLock<H5Result<HashMap<Arc<[u8]>, OwnType>>> = LazyLock::new(|| {
+        let mut known = HashMap::new();
+        for dtype in Dtype::ALL {
+            for order in [ByteOrder::Little, ByteOrder::Big] {
+                let dtype = dtype.with_byte_order(order);
+                let id = file_type(dtype)?;
+                // SAFETY: the type stays open for the life of the program.
+                known.insert(datatype_message(dtype)?, sync(|| unsafe { classify(id) }));
+            }
+        }
+        Ok(known)
+    });
+    match &*KNOWN {
+        Ok(known) => Ok(known.get(message).copied()),
+        Err(error) => Err(H5Error::Internal(error.to_string())),
+    }
+}
+
+/// # Safety
+///
+/// `kind` must be an open type; must be called under libhdf5's lock.
+unsafe fn classify(kind: hid_t) -> OwnType {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let size = H5Tget_size(kind);
+        let big = H5Tget_order(kind) == H5T_order_t::H5T_ORDER_BE;
+        let order = if big && size > 1 { ByteOrder::Big } else { ByteOrder::Little };
+        let signed = H5Tget_sign(kind) == H5T_sign_t::H5T_SGN_2;
+        let found = match (H5Tget_class(kind), size) {
+            (H5T_class_t::H5T_INTEGER, 1) => Some(if signed { Kind::I8 } else { Kind::U8 }),
+            (H5T_class_t::H5T_INTEGER, 2) => Some(if signed { Kind::I16 } else { Kind::U16 }),
+            (H5T_class_t::H5T_INTEGER, 4) => Some(if signed { Kind::I32 } else { Kind::U32 }),
+            (H5T_class_t::H5T_INTEGER, 8) => Some(if signed { Kind::I64 } else { Kind::U64 }),
+            (H5T_class_t::H5T_FLOAT, 2) => Some(Kind::F16),
+            (H5T_class_t::H5T_FLOAT, 4) => Some(Kind::F32),
+            (H5T_class_t::H5T_FLOAT, 8) => Some(Kind::F64),
+            (H5T_class_t::H5T_ENUM, 1) => Some(Kind::Bool),
+            (H5T_class_t::H5T_COMPOUND, 8) => Some(Kind::C64),
+            (H5T_class_t::H5T_COMPOUND, 16) => Some(Kind::C128),
+            _ => None,
+        };
+        OwnType { dtype: found.map(|kind| Dtype::new(kind, order)), order, size }
+    }
 }
 
 /// A value for [`write_attributes`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Value<'a> {
     Text(&'a str),
-    Integers(&'a [i64]),
     Unsigned(u64),
-    Real(f64),
 }
 
 /// Writes new attributes of an object.
@@ -418,17 +379,6 @@ pub(crate) fn write_attributes(object: &Location, attributes: &[(&CStr, Value<'_
                         )?
                     }
                 }
-                Value::Integers(values) => {
-                    let length = values.len() as u64;
-                    // SAFETY: the space has as many elements as the slice.
-                    unsafe {
-                        let space = check(H5Screate_simple(1, &raw const length, std::ptr::null()))?;
-                        let written =
-                            write_one(object, name, *H5T_STD_I64LE, *H5T_NATIVE_INT64, space, values.as_ptr().cast());
-                        H5Sclose(space);
-                        written?;
-                    }
-                }
                 Value::Unsigned(value) => {
                     // SAFETY: one element of the native type.
                     unsafe {
@@ -437,19 +387,6 @@ pub(crate) fn write_attributes(object: &Location, attributes: &[(&CStr, Value<'_
                             name,
                             *H5T_STD_U64LE,
                             *H5T_NATIVE_UINT64,
-                            shared.scalar,
-                            (&raw const value).cast(),
-                        )?
-                    }
-                }
-                Value::Real(value) => {
-                    // SAFETY: as above.
-                    unsafe {
-                        write_one(
-                            object,
-                            name,
-                            *H5T_IEEE_F64LE,
-                            *H5T_NATIVE_DOUBLE,
                             shared.scalar,
                             (&raw const value).cast(),
                         )?

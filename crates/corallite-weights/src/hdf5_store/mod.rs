@@ -615,7 +615,9 @@ impl WeightTransaction<'_> {
             return Err(Error::Conflict { key: key.clone() });
         }
         if purpose == Purpose::Kept {
-            attributes::keep(&stored.dataset)
+            let path = format!("{WEIGHTS}/{key}");
+            library::open_dataset(self.inner.file(), &path)
+                .and_then(|dataset| attributes::keep(&dataset))
                 .map_err(|error| self.inner.explain(&format!("mark the weight {key}"), &error))?;
         }
         Ok(())

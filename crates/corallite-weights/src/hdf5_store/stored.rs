@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use corallite_file::hdf5::{Dataset, File};
-use corallite_file::{ChunkLocation, Snapshot, Transaction, chunk_locations, contiguous_offset};
+use corallite_file::{
+    ChunkLocation, DatasetDescription, FilterStep, Snapshot, StoredChunk, StoredLayout, Transaction, chunk_locations,
+    contiguous_offset, object_offset,
+};
 use rayon::prelude::*;
 
 use super::attributes::{self, Description, Unreadable};
@@ -21,6 +24,8 @@ use crate::tensor::{WeightMetadata, WeightSource};
 pub(crate) trait Pages: Sync {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> corallite_file::Result<()>;
     fn explain(&self, action: &str, error: &corallite_file::hdf5::Error) -> corallite_file::Error;
+    /// Describes the dataset at `offset` without libhdf5, where that is possible.
+    fn describe(&self, offset: u64) -> corallite_file::Result<Option<DatasetDescription>>;
 }
 
 impl Pages for Snapshot {
@@ -30,6 +35,10 @@ impl Pages for Snapshot {
 
     fn explain(&self, action: &str, error: &corallite_file::hdf5::Error) -> corallite_file::Error {
         Snapshot::explain(self, action, error)
+    }
+
+    fn describe(&self, offset: u64) -> corallite_file::Result<Option<DatasetDescription>> {
+        self.describe_dataset(offset)
     }
 }
 
@@ -41,6 +50,11 @@ impl Pages for Transaction<'_> {
     fn explain(&self, action: &str, error: &corallite_file::hdf5::Error) -> corallite_file::Error {
         Transaction::explain(self, action, error)
     }
+
+    /// libhdf5 may hold changes that are not in any page yet.
+    fn describe(&self, _offset: u64) -> corallite_file::Result<Option<DatasetDescription>> {
+        Ok(None)
+    }
 }
 
 /// How the bytes are reached.
@@ -49,13 +63,15 @@ enum Form {
     Chunked {
         chunks: Chunks,
         filters: Vec<Filter>,
-        locations: Vec<Option<ChunkLocation>>,
+        locations: Vec<Option<StoredChunk>>,
     },
     Contiguous {
         offset: u64,
     },
-    /// Through libhdf5: compact data, or an order of chunks that is none of ours.
-    Library,
+    /// The bytes themselves, which the object header has.
+    Held(Bytes),
+    /// Through libhdf5: its compact data, or an order of chunks that is none of ours.
+    Library(Dataset),
     Empty,
 }
 
@@ -63,7 +79,6 @@ enum Form {
 #[derive(Clone, Debug)]
 pub(crate) struct Body {
     pub(crate) key: WeightHash,
-    pub(crate) dataset: Dataset,
     /// Bytes of data, decoded.
     pub(crate) length: u64,
     form: Form,
@@ -125,12 +140,41 @@ impl Body {
                             .ok_or_else(|| damaged("its chunk index names chunks that cannot be"))?;
                         Form::Chunked { chunks, filters, locations }
                     }
-                    None => Form::Library,
+                    None => Form::Library(dataset),
                 }
             }
-            _ => Form::Library,
+            _ => Form::Library(dataset),
         };
-        Ok(Self { key: key.clone(), dataset, length, form })
+        Ok(Self { key: key.clone(), length, form })
+    }
+
+    /// The same from a header read without libhdf5; `None` when that cannot read the data.
+    fn described(described: &DatasetDescription, key: &WeightHash, item: u64, length: u64) -> Result<Option<Self>> {
+        let damaged = |problem: &str| Error::Damaged { key: key.clone(), problem: problem.to_owned() };
+        let extent = described.dims.iter().try_fold(item, |bytes, &dim| bytes.checked_mul(dim));
+        if extent != Some(length) {
+            return Err(damaged("its dataset has another size than its attributes say"));
+        }
+        let form = match &described.layout {
+            _ if length == 0 => Form::Empty,
+            StoredLayout::Contiguous { offset: None, .. } => return Err(damaged("its bytes were never written")),
+            StoredLayout::Contiguous { length: stored, .. } if *stored != length => {
+                return Err(damaged("its bytes are not as many as its dataset says"));
+            }
+            StoredLayout::Contiguous { offset: Some(offset), .. } => Form::Contiguous { offset: *offset },
+            StoredLayout::Compact(bytes) if bytes.len() as u64 == length => Form::Held(Bytes::copy_from_slice(bytes)),
+            StoredLayout::Chunked { dims, item_size, filters, chunks } if *item_size == item => {
+                let known = filters.iter().map(filter).collect::<Option<Vec<_>>>();
+                match (Chunks::from_dims(&described.dims, dims, item), known) {
+                    (Some(geometry), Some(filters)) => {
+                        Form::Chunked { chunks: geometry, filters, locations: chunks.clone() }
+                    }
+                    _ => return Ok(None),
+                }
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(Self { key: key.clone(), length, form }))
     }
 
     /// Where the bytes lie, when they lie as they are.
@@ -146,8 +190,8 @@ impl Body {
         match &self.form {
             Form::Chunked { locations, .. } => locations.iter().flatten().map(|location| location.length).sum(),
             Form::Empty => 0,
-            Form::Contiguous { .. } => self.length,
-            Form::Library => library::stored_bytes(&self.dataset),
+            Form::Contiguous { .. } | Form::Held(_) => self.length,
+            Form::Library(dataset) => library::stored_bytes(dataset),
         }
     }
 
@@ -167,7 +211,8 @@ impl Body {
         match &self.form {
             Form::Empty => {}
             Form::Contiguous { offset } => pages.read_at(offset + range.start, &mut bytes)?,
-            Form::Library => {
+            Form::Held(held) => bytes.copy_from_slice(&held[range.start as usize..range.end as usize]),
+            Form::Library(dataset) => {
                 let mut all = Vec::new();
                 let whole = if range == (0..self.length) {
                     &mut bytes
@@ -179,7 +224,7 @@ impl Body {
                     all.resize(length, 0);
                     &mut all
                 };
-                library::read_all(&self.dataset, whole)
+                library::read_all(dataset, whole)
                     .map_err(|error| pages.explain(&format!("read the weight {}", self.key), &error))
                     .map_err(|error| self.unreadable(error))?;
                 if !all.is_empty() {
@@ -229,7 +274,7 @@ impl Body {
     /// Whether so many bytes can come out of what is stored: deflate, the densest filter, reaches 1032 to 1.
     fn is_plausible(&self, length: u64) -> bool {
         match self.form {
-            Form::Contiguous { .. } | Form::Empty => true,
+            Form::Contiguous { .. } | Form::Held(_) | Form::Empty => true,
             _ => length <= self.stored_bytes().saturating_mul(1100).saturating_add(1 << 20),
         }
     }
@@ -237,7 +282,7 @@ impl Body {
     /// Calls `each` with every piece of the tensor's bytes in order, a few mebibytes at a time.
     pub(crate) fn for_each_piece(&self, pages: &dyn Pages, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         const PIECE: u64 = 16 << 20;
-        if matches!(self.form, Form::Library) {
+        if matches!(self.form, Form::Library(_)) {
             return each(&self.read(pages, 0..self.length)?);
         }
         let mut at = 0;
@@ -260,15 +305,24 @@ impl Stored {
     /// Finds the weight `key` below the group at `parent`.
     pub(crate) fn find(pages: &dyn Pages, file: &File, parent: &str, key: &WeightHash) -> Result<Option<Self>> {
         let path = format!("{parent}/{key}");
-        if !file.link_exists(parent) || !file.link_exists(&path) {
-            return Ok(None);
-        }
         let fail = |error: &corallite_file::hdf5::Error| pages.explain(&format!("read the weight {key}"), error);
-        let dataset = library::open_dataset(file, &path).map_err(|error| fail(&error))?;
-        let description = attributes::read(&dataset, key).map_err(|error| match error {
+        let Some(offset) = object_offset(file, &path).map_err(|error| fail(&error))? else { return Ok(None) };
+        let unreadable = |error| match error {
             Unreadable::Library(error) => Error::File(fail(&error)),
             Unreadable::Damaged(problem) => Error::Damaged { key: key.clone(), problem },
-        })?;
+        };
+        if let Some(described) = pages.describe(offset)?
+            && let Some(own) = library::described_type(&described.datatype).map_err(|error| fail(&error))?
+        {
+            let description = attributes::read(&described, own, key).map_err(unreadable)?;
+            let length = description.metadata.byte_len()?;
+            if let Some(body) = Body::described(&described, key, own.size as u64, length)? {
+                return Ok(Some(Self { body, description }));
+            }
+        }
+        let dataset = library::open_dataset(file, &path).map_err(|error| fail(&error))?;
+        let own = library::own_type(&dataset).map_err(|error| fail(&error))?;
+        let description = attributes::read(&dataset, own, key).map_err(unreadable)?;
         let length = description.metadata.byte_len()?;
         let body = Body::open(pages, dataset, key, description.metadata.dtype, length)?;
         Ok(Some(Self { body, description }))
@@ -347,6 +401,17 @@ impl Stored {
     }
 }
 
+/// A filter as it is known here.
+fn filter(step: &FilterStep) -> Option<Filter> {
+    match (step.id, step.parameters.first()) {
+        (1, Some(&level)) => Some(Filter::Deflate { level: level as u8 }),
+        (2, Some(&size)) if size > 0 => Some(Filter::Shuffle { element_size: size as usize }),
+        (3, None) => Some(Filter::Fletcher32),
+        (32000, None) => Some(Filter::Lzf),
+        _ => None,
+    }
+}
+
 /// Keys that coral makes: an XXH3-64 in 16 hexadecimal digits.
 fn is_coral_key(key: &WeightHash) -> bool {
     let key = key.as_str();
@@ -354,7 +419,7 @@ fn is_coral_key(key: &WeightHash) -> bool {
 }
 
 /// Sorts the stored chunks into their places; `None` when one belongs nowhere.
-fn place(chunks: &Chunks, found: Vec<ChunkLocation>) -> Option<Vec<Option<ChunkLocation>>> {
+fn place(chunks: &Chunks, found: Vec<ChunkLocation>) -> Option<Vec<Option<StoredChunk>>> {
     if chunks.count() > found.len() as u64 {
         // Some are missing; the table must not grow with what a damaged shape claims.
         let most =
@@ -363,11 +428,12 @@ fn place(chunks: &Chunks, found: Vec<ChunkLocation>) -> Option<Vec<Option<ChunkL
             return None;
         }
     }
-    let mut places: Vec<Option<ChunkLocation>> = Vec::new();
+    let mut places: Vec<Option<StoredChunk>> = Vec::new();
     places.resize_with(usize::try_from(chunks.count().min(4 * found.len() as u64 + 64)).ok()?, || None);
     for location in found {
+        let ChunkLocation { offset, length, filter_mask, .. } = location;
         let index = usize::try_from(chunks.index_of(&location.coordinates)?).ok()?;
-        *places.get_mut(index)? = Some(location);
+        *places.get_mut(index)? = Some(StoredChunk { offset, length, filter_mask });
     }
     Some(places)
 }
@@ -385,7 +451,7 @@ impl Decoder {
     fn decode(
         &mut self,
         pages: &dyn Pages,
-        location: &ChunkLocation,
+        location: &StoredChunk,
         filters: &[Filter],
         full: usize,
         skip: usize,

@@ -1,20 +1,21 @@
 //! Storing: hashes and compresses on all cores, and writes in order of completion, holding a few chunks at a time.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use bytes::Bytes;
-use corallite_file::hdf5::{Dataset, Group};
-use corallite_file::{Transaction, contiguous_offset, write_chunk};
+use corallite_file::hdf5::Group;
+use corallite_file::{AttributeValue, DataLayout, DatasetWriter, FilterStep, NewDataset, StoredChunk, Transaction};
 
 use super::geometry::Chunks;
-use super::library::{self, Plan};
+use super::library;
 use super::stored::dataset_dims;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::filter::{Compression, Scratch, encode_chunk};
+use crate::filter::{Compression, Filter, Scratch, encode_chunk};
 use crate::hash::WeightHash;
 
 /// Tensors below this size are kept in the object header when compression is on: an index costs more than it saves.
@@ -51,7 +52,8 @@ impl Watch for AtomicBool {
 
 /// What is written beside the data.
 pub(crate) trait Describe: Send + Sync {
-    fn write(&self, dataset: &Dataset, key: &WeightHash) -> corallite_file::hdf5::Result<()>;
+    /// The attributes of the dataset `key`, in the order in which they are stored.
+    fn attributes(&self, key: &WeightHash) -> Vec<(&'static CStr, AttributeValue)>;
 }
 
 /// A dataset that is not in the file yet.
@@ -68,8 +70,18 @@ struct Planned<'a> {
     new: &'a New,
     dims: Vec<u64>,
     item: u64,
-    plan: Plan,
-    chunks: Option<Chunks>,
+    form: Form,
+}
+
+enum Form {
+    /// In the object header.
+    Compact,
+    /// In one run.
+    Contiguous,
+    Chunked {
+        chunks: Chunks,
+        filters: Vec<FilterStep>,
+    },
 }
 
 impl<'a> Planned<'a> {
@@ -81,21 +93,39 @@ impl<'a> Planned<'a> {
             _ if length < COMPACT_BELOW => None,
             _ => Chunks::new(&dims, item),
         };
-        let plan = match &chunks {
+        let form = match chunks {
             Some(chunks) => {
-                Plan::Chunked { dims: chunks.dims().to_vec(), filters: compression.pipeline(item as usize) }
+                let filters = compression.pipeline(item as usize).iter().map(step).collect();
+                Form::Chunked { chunks, filters }
             }
-            None if length < COMPACT_BELOW && length > 0 && compression != Compression::None => Plan::Compact,
-            None => Plan::Contiguous,
+            None if length < COMPACT_BELOW && length > 0 && compression != Compression::None => Form::Compact,
+            None => Form::Contiguous,
         };
-        Ok(Self { new, dims, item, plan, chunks })
+        Ok(Self { new, dims, item, form })
     }
+
+    fn chunks(&self) -> Option<&Chunks> {
+        match &self.form {
+            Form::Chunked { chunks, .. } => Some(chunks),
+            _ => None,
+        }
+    }
+}
+
+/// A filter as HDF5 records it. All are optional: a chunk that one does not make smaller leaves it out.
+fn step(filter: &Filter) -> FilterStep {
+    let parameters = match *filter {
+        Filter::Shuffle { element_size } => vec![element_size as u32],
+        Filter::Deflate { level } => vec![level.into()],
+        Filter::Lzf | Filter::Fletcher32 => Vec::new(),
+    };
+    FilterStep { id: filter.id() as u16, optional: true, parameters }
 }
 
 /// A chunk ready to be written.
 struct Encoded {
     weight: usize,
-    coordinates: Vec<u64>,
+    index: u64,
     filter_mask: u32,
     bytes: Vec<u8>,
     raw: u64,
@@ -111,9 +141,10 @@ pub(crate) fn write_all(
 ) -> Result<()> {
     let planned = weights.iter().map(|new| Planned::of(new, compression)).collect::<Result<Vec<_>>>()?;
     let batches = batches(&planned);
-    for weight in planned.iter().filter(|weight| weight.chunks.is_none()) {
+    let mut writer = Writer::new(transaction, group, &planned)?;
+    for weight in planned.iter().filter(|weight| weight.chunks().is_none()) {
         stop_if_cancelled(watch)?;
-        write_whole(transaction, group, weight)?;
+        writer.write_whole(weight)?;
         watch.advance(weight.new.data.len() as u64);
     }
     if batches.is_empty() {
@@ -122,12 +153,11 @@ pub(crate) fn write_all(
     let workers = thread::available_parallelism().map_or(1, usize::from).min(batches.len());
     if workers == 1 {
         let mut encoder = Encoder::default();
-        let mut writer = ChunkWriter::new(transaction, group, &planned);
         for batch in &batches {
             stop_if_cancelled(watch)?;
             for chunk in encoder.encode(&planned, batch, compression)? {
                 watch.advance(chunk.raw);
-                writer.write(&chunk)?;
+                writer.write_chunk(&chunk)?;
             }
         }
         return Ok(());
@@ -142,7 +172,7 @@ pub(crate) fn write_all(
             scope.spawn(move || work(planned, batches, compression, next, stop, &sender));
         }
         drop(sender);
-        let outcome = receive(&receiver, ChunkWriter::new(transaction, group, &planned), watch);
+        let outcome = receive(&receiver, &mut writer, watch);
         // Workers that wait for room end when the receiver goes.
         stop.store(true, Ordering::Relaxed);
         drop(receiver);
@@ -167,12 +197,12 @@ fn work(
     }
 }
 
-fn receive(receiver: &Receiver<Result<Vec<Encoded>>>, mut writer: ChunkWriter<'_>, watch: &dyn Watch) -> Result<()> {
+fn receive(receiver: &Receiver<Result<Vec<Encoded>>>, writer: &mut Writer<'_>, watch: &dyn Watch) -> Result<()> {
     for batch in receiver {
         stop_if_cancelled(watch)?;
         for chunk in batch? {
             watch.advance(chunk.raw);
-            writer.write(&chunk)?;
+            writer.write_chunk(&chunk)?;
         }
     }
     Ok(())
@@ -190,7 +220,7 @@ fn batches(planned: &[Planned<'_>]) -> Vec<Batch> {
     let mut open: Batch = Vec::new();
     let mut bytes = 0;
     for (weight, plan) in planned.iter().enumerate() {
-        let Some(chunks) = &plan.chunks else { continue };
+        let Some(chunks) = plan.chunks() else { continue };
         for index in 0..chunks.count() {
             open.push((weight, index, 1));
             bytes += chunks.full();
@@ -217,7 +247,7 @@ impl Encoder {
         let mut encoded = Vec::with_capacity(batch.len());
         for &(weight, first, count) in batch {
             let plan = &planned[weight];
-            let Some(chunks) = &plan.chunks else { continue };
+            let Some(chunks) = plan.chunks() else { continue };
             for index in first..first + count {
                 let chunk = chunks.get(index);
                 let data = &plan.new.data[chunk.range.start as usize..chunk.range.end as usize];
@@ -233,71 +263,70 @@ impl Encoder {
                 };
                 let mut bytes = Vec::new();
                 let filter_mask = encode_chunk(compression, plan.item as usize, raw, &mut self.scratch, &mut bytes)?;
-                encoded.push(Encoded {
-                    weight,
-                    coordinates: chunk.coordinates,
-                    filter_mask,
-                    bytes,
-                    raw: data.len() as u64,
-                });
+                encoded.push(Encoded { weight, index, filter_mask, bytes, raw: data.len() as u64 });
             }
         }
         Ok(encoded)
     }
 }
 
-/// Creates each dataset with its first chunk and closes it with its last.
-struct ChunkWriter<'a> {
+/// Writes data to its place, and each dataset when all its data has one.
+struct Writer<'a> {
     transaction: &'a Transaction<'a>,
     group: &'a Group,
     planned: &'a [Planned<'a>],
-    open: HashMap<usize, (Dataset, u64)>,
+    datasets: DatasetWriter<'a>,
+    /// What of the weights begun was written, and how many chunks are still to come.
+    open: HashMap<usize, (Vec<StoredChunk>, usize)>,
 }
 
-impl<'a> ChunkWriter<'a> {
-    fn new(transaction: &'a Transaction<'a>, group: &'a Group, planned: &'a [Planned<'a>]) -> Self {
-        Self { transaction, group, planned, open: HashMap::new() }
+impl<'a> Writer<'a> {
+    fn new(transaction: &'a Transaction<'a>, group: &'a Group, planned: &'a [Planned<'a>]) -> Result<Self> {
+        let datasets = transaction.create_datasets()?;
+        Ok(Self { transaction, group, planned, datasets, open: HashMap::new() })
     }
 
-    fn write(&mut self, chunk: &Encoded) -> Result<()> {
+    fn write_chunk(&mut self, chunk: &Encoded) -> Result<()> {
         let plan = &self.planned[chunk.weight];
-        let (dataset, left) = match self.open.remove(&chunk.weight) {
-            Some(open) => open,
-            None => {
-                let count = plan.chunks.as_ref().map_or(1, Chunks::count);
-                (create(self.transaction, self.group, plan)?, count)
-            }
-        };
-        write_chunk(&dataset, &chunk.coordinates, chunk.filter_mask, &chunk.bytes)
-            .map_err(|error| self.transaction.explain(&format!("write the weight {}", plan.new.key), &error))?;
-        if left > 1 {
-            self.open.insert(chunk.weight, (dataset, left - 1));
+        let Form::Chunked { chunks, filters } = &plan.form else { return Ok(()) };
+        let length = chunk.bytes.len() as u64;
+        let offset = self.transaction.allocate(length)?;
+        self.transaction.write_at(offset, &chunk.bytes)?;
+        let stored = StoredChunk { offset, length, filter_mask: chunk.filter_mask };
+        let count = chunks.count() as usize;
+        let (places, left) = self.open.entry(chunk.weight).or_insert_with(|| (vec![stored; count], count));
+        places[chunk.index as usize] = stored;
+        *left -= 1;
+        if *left == 0
+            && let Some((places, _)) = self.open.remove(&chunk.weight)
+        {
+            return self.create(plan, DataLayout::Chunked { dims: chunks.dims(), filters, chunks: &places });
         }
         Ok(())
     }
-}
 
-fn create(transaction: &Transaction<'_>, group: &Group, plan: &Planned<'_>) -> Result<Dataset> {
-    let New { key, description, dtype, .. } = plan.new;
-    let fail = |error: &_| transaction.explain(&format!("create the weight {key}"), error);
-    let dataset =
-        library::create_dataset(group, key.as_str(), *dtype, &plan.dims, &plan.plan).map_err(|error| fail(&error))?;
-    description.write(&dataset, key).map_err(|error| fail(&error))?;
-    Ok(dataset)
-}
+    /// Writes a weight that is not chunked.
+    fn write_whole(&mut self, plan: &Planned<'_>) -> Result<()> {
+        let data = &plan.new.data;
+        if matches!(plan.form, Form::Compact) {
+            return self.create(plan, DataLayout::Compact(data));
+        }
+        let mut offset = None;
+        if !data.is_empty() {
+            let place = self.transaction.allocate(data.len() as u64)?;
+            self.transaction.write_at(place, data)?;
+            offset = Some(place);
+        }
+        self.create(plan, DataLayout::Contiguous(offset))
+    }
 
-/// Writes a weight that is not chunked.
-fn write_whole(transaction: &Transaction<'_>, group: &Group, plan: &Planned<'_>) -> Result<()> {
-    let dataset = create(transaction, group, plan)?;
-    let New { key, data, dtype, .. } = plan.new;
-    if data.is_empty() {
-        return Ok(());
+    fn create(&mut self, plan: &Planned<'_>, layout: DataLayout<'_>) -> Result<()> {
+        let New { key, description, dtype, .. } = plan.new;
+        let datatype = library::datatype_message(*dtype)
+            .map_err(|error| self.transaction.explain(&format!("create the weight {key}"), &error))?;
+        let attributes = description.attributes(key);
+        let item_size = plan.item as u32;
+        let dataset = NewDataset { datatype: &datatype, item_size, dims: &plan.dims, layout, attributes: &attributes };
+        Ok(self.datasets.create(self.group, key.as_str(), &dataset)?)
     }
-    if plan.plan == Plan::Compact {
-        return library::write_all(&dataset, *dtype, data)
-            .map_err(|error| transaction.explain(&format!("write the weight {key}"), &error).into());
-    }
-    let offset = contiguous_offset(&dataset)
-        .ok_or_else(|| Error::Damaged { key: key.clone(), problem: "libhdf5 gave it no place".to_owned() })?;
-    Ok(transaction.write_at(offset, data)?)
 }

@@ -1,0 +1,374 @@
+//! Reading what [`super::encode`] writes, without libhdf5 and its lock.
+//!
+//! Only that form is understood; whatever else a header holds (another writer's dataset, an attribute that was added
+//! since) is [`Foreign`], and libhdf5 reads it. Checksums are verified as libhdf5 verifies them.
+
+use std::ffi::CString;
+
+use super::checksum::lookup3;
+use super::encode::{
+    ATTRIBUTE, DATASPACE, DATATYPE, FILL_VALUE, FILTER_PIPELINE, FIRST_NAMED_FILTER, FIXED_ARRAY, LAYOUT, NIL, REAL,
+    REFERENCE_COUNT, SIGNED, SINGLE_CHUNK, TEXT, UNDEFINED, UNSIGNED, chunk_length_width, entry_size, page_bits,
+};
+use super::{AttributeValue, FilterStep, StoredChunk};
+use crate::error::{Error, Result};
+
+/// A dataset as its header describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DatasetDescription {
+    /// The datatype message; compare with [`encode_datatype`](super::encode_datatype).
+    pub datatype: Vec<u8>,
+    /// The dimensions; none for a scalar.
+    pub dims: Vec<u64>,
+    /// Where the data is.
+    pub layout: StoredLayout,
+    /// The attributes, in the order in which they are stored.
+    pub attributes: Vec<(CString, AttributeValue)>,
+}
+
+/// Where the data of a [`DatasetDescription`] is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StoredLayout {
+    /// In the object header.
+    Compact(Vec<u8>),
+    /// In one run.
+    Contiguous {
+        /// Byte offset in the file; `None` where nothing was allocated.
+        offset: Option<u64>,
+        /// Bytes.
+        length: u64,
+    },
+    /// In chunks.
+    Chunked {
+        /// Elements of a chunk along each dimension.
+        dims: Vec<u64>,
+        /// Bytes of an element.
+        item_size: u64,
+        /// What the chunks went through, in order.
+        filters: Vec<FilterStep>,
+        /// All chunks, in row-major order; `None` for one that was never written.
+        chunks: Vec<Option<StoredChunk>>,
+    },
+}
+
+/// The bytes of one commit.
+pub(crate) trait Bytes {
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+    /// The end of what there is.
+    fn end(&self) -> u64;
+    /// An error that names the file.
+    fn damaged(&self, offset: u64, problem: &str) -> Error;
+}
+
+/// Why a header is not described here.
+enum Stop {
+    /// It is not of the form that is written here.
+    Foreign,
+    Error(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+type Step<T> = std::result::Result<T, Stop>;
+
+/// Bytes taken from the front; running out of them is [`Stop::Foreign`].
+struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, count: usize) -> Step<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(Stop::Foreign)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn number(&mut self, width: usize) -> Step<u64> {
+        Ok(self.take(width)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    }
+
+    fn u8(&mut self) -> Step<u8> {
+        Ok(self.number(1)? as u8)
+    }
+
+    fn expect(&mut self, bytes: &[u8]) -> Step<()> {
+        if self.take(bytes.len())? == bytes { Ok(()) } else { Err(Stop::Foreign) }
+    }
+}
+
+/// Describes the dataset whose object header begins at `offset`; `None` when only libhdf5 can.
+pub(super) fn describe(bytes: &dyn Bytes, offset: u64) -> Result<Option<DatasetDescription>> {
+    match (Decoder { bytes, heap: None }).dataset(offset) {
+        Ok(dataset) => Ok(Some(dataset)),
+        Err(Stop::Foreign) => Ok(None),
+        Err(Stop::Error(error)) => Err(error),
+    }
+}
+
+struct Decoder<'a> {
+    bytes: &'a dyn Bytes,
+    /// The collection read last.
+    heap: Option<(u64, Vec<u8>)>,
+}
+
+/// The chunk index is read after the whole header: the filters decide how long its entries are.
+struct ChunkLayout {
+    dims: Vec<u64>,
+    item_size: u64,
+    index: Index,
+}
+
+enum Index {
+    Single { length: Option<(u64, u32)>, offset: u64 },
+    Array { page_bits: u8, offset: u64 },
+}
+
+impl Decoder<'_> {
+    fn read(&self, offset: u64, length: u64) -> Step<Vec<u8>> {
+        let within = offset.checked_add(length).is_some_and(|end| end <= self.bytes.end());
+        if !within {
+            return Err(Stop::Foreign);
+        }
+        let mut bytes = vec![0; usize::try_from(length).map_err(|_| Stop::Foreign)?];
+        self.bytes.read(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Checks a structure that ends in its checksum, and returns it without.
+    fn sealed<'b>(&self, offset: u64, bytes: &'b [u8]) -> Step<&'b [u8]> {
+        let (content, sum) = bytes.split_last_chunk::<4>().ok_or(Stop::Foreign)?;
+        if lookup3(content) == u32::from_le_bytes(*sum) {
+            return Ok(content);
+        }
+        let problem = "the metadata that begins here does not match its checksum; restore the file from a backup";
+        Err(Stop::Error(self.bytes.damaged(offset, problem)))
+    }
+
+    fn dataset(&mut self, offset: u64) -> Step<DatasetDescription> {
+        /// Longer headers take a second read.
+        const USUAL: u64 = 1024;
+        const PREFIX: u64 = 10;
+        let end = self.bytes.end();
+        let mut bytes = self.read(offset, USUAL.min(end.checked_sub(offset).ok_or(Stop::Foreign)?))?;
+        let mut cursor = Cursor(&bytes);
+        cursor.expect(b"OHDR\x02")?;
+        let flags = cursor.u8()?;
+        if flags & !0x03 != 0x10 {
+            return Err(Stop::Foreign);
+        }
+        cursor.take(4)?;
+        let width = 1_u64 << (flags & 0x03);
+        let messages = cursor.number(width as usize)?;
+        let length = (PREFIX + width + 4).checked_add(messages).ok_or(Stop::Foreign)?;
+        if length > bytes.len() as u64 {
+            bytes = self.read(offset, length)?;
+        }
+        bytes.truncate(length as usize);
+        let content = self.sealed(offset, &bytes)?;
+        let mut cursor = Cursor(&content[(PREFIX + width) as usize..]);
+
+        let (mut dims, mut datatype, mut filters) = (None, None, Vec::new());
+        let (mut stored, mut chunked) = (None, None);
+        let mut attributes = Vec::new();
+        // What is left below a message's header is a gap.
+        while cursor.0.len() >= 4 {
+            let (kind, length, flags) = (cursor.u8()?, cursor.number(2)?, cursor.u8()?);
+            let mut body = Cursor(cursor.take(length as usize)?);
+            if flags & 0x02 != 0 {
+                return Err(Stop::Foreign); // shared: its content is elsewhere
+            }
+            match kind {
+                NIL | FILL_VALUE | REFERENCE_COUNT => {}
+                DATASPACE => dims = Some(dataspace(&mut body)?),
+                DATATYPE => datatype = Some(body.0.to_vec()),
+                FILTER_PIPELINE => filters = pipeline(&mut body)?,
+                LAYOUT => match layout(&mut body)? {
+                    Ok(found) => stored = Some(found),
+                    Err(found) => chunked = Some(found),
+                },
+                ATTRIBUTE => attributes.push(self.attribute(&mut body)?),
+                _ => return Err(Stop::Foreign),
+            }
+        }
+        let (dims, datatype) = (dims.ok_or(Stop::Foreign)?, datatype.ok_or(Stop::Foreign)?);
+        let layout = match (stored, chunked) {
+            (Some(stored), None) => stored,
+            (None, Some(chunked)) => self.chunked(&dims, chunked, filters)?,
+            _ => return Err(Stop::Foreign),
+        };
+        Ok(DatasetDescription { datatype, dims, layout, attributes })
+    }
+
+    fn attribute(&mut self, body: &mut Cursor<'_>) -> Step<(CString, AttributeValue)> {
+        body.expect(&[3, 0])?;
+        let (name, datatype, space) = (body.number(2)?, body.number(2)?, body.number(2)?);
+        body.expect(&[0])?;
+        let name = CString::from_vec_with_nul(body.take(name as usize)?.to_vec()).map_err(|_| Stop::Foreign)?;
+        let datatype = body.take(datatype as usize)?;
+        let dims = dataspace(&mut Cursor(body.take(space as usize)?))?;
+        let value = match (dims.as_slice(), datatype) {
+            ([], datatype) if datatype == TEXT => self.text(body)?,
+            ([], datatype) if datatype == UNSIGNED => AttributeValue::Unsigned(body.number(8)?),
+            ([], datatype) if datatype == REAL => AttributeValue::Real(f64::from_bits(body.number(8)?)),
+            (&[count], datatype) if datatype == SIGNED => {
+                let count = usize::try_from(count).map_err(|_| Stop::Foreign)?;
+                let words = body.take(count.checked_mul(8).ok_or(Stop::Foreign)?)?;
+                let (words, _) = words.as_chunks::<8>();
+                AttributeValue::Integers(words.iter().map(|word| i64::from_le_bytes(*word)).collect())
+            }
+            _ => return Err(Stop::Foreign),
+        };
+        Ok((name, value))
+    }
+
+    fn text(&mut self, body: &mut Cursor<'_>) -> Step<AttributeValue> {
+        let (length, collection, index) = (body.number(4)?, body.number(8)?, body.number(4)?);
+        if self.heap.as_ref().is_none_or(|(offset, _)| *offset != collection) {
+            const START: u64 = 16;
+            const MOST: u64 = 16 << 20;
+            let start = self.read(collection, START)?;
+            let mut cursor = Cursor(&start);
+            cursor.expect(b"GCOL\x01\0\0\0")?;
+            let size = cursor.number(8)?;
+            if !(START..=MOST).contains(&size) {
+                return Err(Stop::Foreign);
+            }
+            self.heap = Some((collection, self.read(collection, size)?));
+        }
+        let Some((_, heap)) = &self.heap else { return Err(Stop::Foreign) };
+        let mut cursor = Cursor(&heap[16..]);
+        while cursor.0.len() >= 16 {
+            let (number, _, size) = (cursor.number(2)?, cursor.number(6)?, cursor.number(8)?);
+            if number == 0 {
+                break; // free space, to the end
+            }
+            let padded = size.checked_next_multiple_of(8).and_then(|size| usize::try_from(size).ok());
+            let object = cursor.take(padded.ok_or(Stop::Foreign)?)?;
+            if number == index {
+                if size != length {
+                    break;
+                }
+                let text = String::from_utf8(object[..length as usize].to_vec()).map_err(|_| Stop::Foreign)?;
+                return Ok(AttributeValue::Text(text));
+            }
+        }
+        // Damaged, or rearranged: libhdf5 has the last word.
+        Err(Stop::Foreign)
+    }
+
+    fn chunked(&self, shape: &[u64], layout: ChunkLayout, filters: Vec<FilterStep>) -> Step<StoredLayout> {
+        let ChunkLayout { dims, item_size, index } = layout;
+        if dims.len() != shape.len() || dims.contains(&0) {
+            return Err(Stop::Foreign);
+        }
+        let full = dims.iter().try_fold(item_size, |bytes, &dim| bytes.checked_mul(dim)).ok_or(Stop::Foreign)?;
+        let count =
+            shape.iter().zip(&dims).try_fold(1_u64, |count, (&dim, &chunk)| count.checked_mul(dim.div_ceil(chunk)));
+        let count = count.ok_or(Stop::Foreign)?;
+        let filtered = !filters.is_empty();
+        let place = |offset: u64, length: u64, filter_mask: u32| {
+            (offset != UNDEFINED).then_some(StoredChunk { offset, length, filter_mask })
+        };
+        let chunks = match index {
+            Index::Single { length, offset } if count == 1 => {
+                let (length, mask) = length.unwrap_or((full, 0));
+                vec![place(offset, length, mask)]
+            }
+            Index::Array { page_bits: bits, offset } if usize::try_from(count).is_ok_and(|n| bits == page_bits(n)) => {
+                let header = self.read(offset, 28)?;
+                let mut cursor = Cursor(self.sealed(offset, &header)?);
+                let size = entry_size(full, filtered) as u64;
+                cursor.expect(b"FAHD")?;
+                cursor.expect(&[0, u8::from(filtered), size as u8, bits])?;
+                let (entries, block_offset) = (cursor.number(8)?, cursor.number(8)?);
+                if entries != count {
+                    return Err(Stop::Foreign);
+                }
+                let length = count.checked_mul(size).and_then(|length| length.checked_add(18)).ok_or(Stop::Foreign)?;
+                let block = self.read(block_offset, length)?;
+                let mut cursor = Cursor(self.sealed(block_offset, &block)?);
+                cursor.expect(b"FADB")?;
+                cursor.expect(&[0, u8::from(filtered)])?;
+                cursor.expect(&offset.to_le_bytes())?;
+                let mut chunks = Vec::with_capacity(count as usize);
+                for _ in 0..count {
+                    let offset = cursor.number(8)?;
+                    chunks.push(if filtered {
+                        let length = cursor.number(chunk_length_width(full))?;
+                        place(offset, length, cursor.number(4)? as u32)
+                    } else {
+                        place(offset, full, 0)
+                    });
+                }
+                chunks
+            }
+            _ => return Err(Stop::Foreign),
+        };
+        Ok(StoredLayout::Chunked { dims, item_size, filters, chunks })
+    }
+}
+
+fn dataspace(body: &mut Cursor<'_>) -> Step<Vec<u64>> {
+    body.expect(&[2])?;
+    let rank = body.u8()?;
+    body.expect(&[0, u8::from(rank > 0)])?;
+    (0..rank).map(|_| body.number(8)).collect()
+}
+
+fn pipeline(body: &mut Cursor<'_>) -> Step<Vec<FilterStep>> {
+    body.expect(&[2])?;
+    let count = body.u8()?;
+    (0..count)
+        .map(|_| {
+            let id = body.number(2)? as u16;
+            if id >= FIRST_NAMED_FILTER {
+                body.expect(&[0, 0])?;
+            }
+            let (flags, parameters) = (body.number(2)?, body.number(2)?);
+            let parameters = (0..parameters).map(|_| Ok(body.number(4)? as u32)).collect::<Step<_>>()?;
+            Ok(FilterStep { id, optional: flags & 1 != 0, parameters })
+        })
+        .collect()
+}
+
+fn layout(body: &mut Cursor<'_>) -> Step<std::result::Result<StoredLayout, ChunkLayout>> {
+    const COMPACT: u8 = 0;
+    const CONTIGUOUS: u8 = 1;
+    const CHUNKED: u8 = 2;
+    const FILTERED_SINGLE: u8 = 0x02;
+    body.expect(&[4])?;
+    match body.u8()? {
+        COMPACT => {
+            let length = body.number(2)? as usize;
+            Ok(Ok(StoredLayout::Compact(body.take(length)?.to_vec())))
+        }
+        CONTIGUOUS => {
+            let (offset, length) = (body.number(8)?, body.number(8)?);
+            Ok(Ok(StoredLayout::Contiguous { offset: (offset != UNDEFINED).then_some(offset), length }))
+        }
+        CHUNKED => {
+            let (flags, rank, width) = (body.u8()?, body.u8()?, body.u8()? as usize);
+            if flags & !FILTERED_SINGLE != 0 || rank == 0 || !(1..=8).contains(&width) {
+                return Err(Stop::Foreign);
+            }
+            let mut dims = (0..rank).map(|_| body.number(width)).collect::<Step<Vec<_>>>()?;
+            let item_size = dims.pop().filter(|&size| size > 0).ok_or(Stop::Foreign)?;
+            let index = match body.u8()? {
+                SINGLE_CHUNK => {
+                    let length = if flags & FILTERED_SINGLE != 0 {
+                        Some((body.number(8)?, body.number(4)? as u32))
+                    } else {
+                        None
+                    };
+                    Index::Single { length, offset: body.number(8)? }
+                }
+                FIXED_ARRAY => Index::Array { page_bits: body.u8()?, offset: body.number(8)? },
+                _ => return Err(Stop::Foreign),
+            };
+            Ok(Err(ChunkLayout { dims, item_size, index }))
+        }
+        _ => Err(Stop::Foreign),
+    }
+}
