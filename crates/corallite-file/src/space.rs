@@ -170,6 +170,14 @@ impl Space {
         Some(start)
     }
 
+    /// Takes back room that was handed out in this transaction and that nothing came to refer to.
+    pub(crate) fn release(&mut self, start: u64, size: u64, horizon: &Horizon) {
+        // Bytes may have been written there; they become free with this commit, like what it deletes.
+        if let Some(end) = size.checked_next_multiple_of(GRAIN).and_then(|size| start.checked_add(size)) {
+            self.give(start, end, horizon.now);
+        }
+    }
+
     /// Best fit: the shortest safe extent that holds an aligned run of `size` bytes.
     fn fit(&mut self, size: u64, align: u64, oldest: CommitNumber) -> Option<u64> {
         let found = self.by_length.range((size, 0)..).find_map(|&(_, start)| {

@@ -95,6 +95,11 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Cuts the file, or grows it with zeros.
     fn set_len(&self, length: u64) -> io::Result<()>;
 
+    /// Hints that these bytes, just written, are going to be synced: the disk may begin with them now. Promises nothing.
+    fn begin_write_back(&self, offset: u64, length: u64) {
+        let _ = (offset, length);
+    }
+
     /// Makes what was written durable.
     fn sync(&self) -> io::Result<()>;
 

@@ -1,6 +1,6 @@
 //! The operating system's files.
 //!
-//! The `unsafe` of this file is the memory map alone.
+//! The `unsafe` of this file is the memory map, and one hint to the kernel.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -116,6 +116,14 @@ impl DiskFile for OsFile {
 
     fn set_len(&self, length: u64) -> io::Result<()> {
         self.0.set_len(length)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn begin_write_back(&self, offset: u64, length: u64) {
+        use std::os::fd::AsRawFd;
+        let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+        // SAFETY: the descriptor is open; the call touches no memory of ours. Whether it worked, `sync` will tell.
+        unsafe { libc::sync_file_range(self.0.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
     }
 
     fn sync(&self) -> io::Result<()> {

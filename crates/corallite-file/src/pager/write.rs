@@ -11,6 +11,9 @@ use crate::journal::{Contents, Journal, parse, replace};
 use crate::page::{PAGE_LEN, PAGE_SIZE, Page, PageNumber, zero_page};
 use crate::space::{Horizon, Use};
 
+/// Directly written data is handed to the disk in pieces of this many bytes.
+const WRITE_BACK: usize = 512 << 10;
+
 /// Pages that lie next to each other are written together, up to this many bytes.
 pub(super) const RUN: usize = 1 << 20;
 
@@ -74,7 +77,13 @@ impl Pager {
     /// Writes whole pages to their place.
     fn write_direct(&self, writer: &mut Writer, page: PageNumber, bytes: &[u8]) -> Result<()> {
         self.begin_journal(writer)?;
-        self.file.write_at(page.start(), bytes).map_err(self.io("write"))?;
+        // In pieces, so that the disk is busy with one while the next is copied.
+        for (start, piece) in (page.start()..).step_by(WRITE_BACK).zip(bytes.chunks(WRITE_BACK)) {
+            self.file.write_at(start, piece).map_err(self.io("write"))?;
+            if piece.len() == WRITE_BACK {
+                self.file.begin_write_back(start, piece.len() as u64);
+            }
+        }
         let Some(transaction) = &mut writer.transaction else { return Ok(()) };
         transaction.wrote_direct = true;
         transaction.direct_end = transaction.direct_end.max(page.start() + bytes.len() as u64);
@@ -268,6 +277,16 @@ impl Pager {
             _ => None,
         };
         found.ok_or_else(|| Error::damaged(&self.path, *eoa, format!("there is no room for {size} bytes")))
+    }
+
+    /// Takes back what [`Pager::allocate`] gave in this transaction.
+    pub(crate) fn release(&self, offset: u64, size: u64) -> Result<()> {
+        let mut writer = self.writer()?;
+        let Writer { space, transaction, .. } = &mut *writer;
+        if let Some(transaction) = transaction {
+            space.release(offset, size, &transaction.horizon);
+        }
+        Ok(())
     }
 
     pub(crate) fn eoa(&self) -> u64 {

@@ -692,9 +692,14 @@ impl Transaction<'_> {
     }
 
     /// Finds room for `length` bytes of array data, of which a [`NewDataset`](crate::NewDataset) will say where they
-    /// are. Room that no dataset names is lost until the file is written anew.
+    /// are. Room that no dataset comes to name has to be given back with [`Transaction::release`], or is lost.
     pub fn allocate(&self, length: u64) -> Result<u64> {
         self.pager.allocate(self.pager.epoch(), Use::Raw, length)
+    }
+
+    /// Gives back room that [`Transaction::allocate`] found in this transaction and that no dataset names.
+    pub fn release(&self, offset: u64, length: u64) -> Result<()> {
+        self.pager.release(offset, length)
     }
 
     pub(crate) fn allocate_metadata(&self, length: u64) -> Result<u64> {

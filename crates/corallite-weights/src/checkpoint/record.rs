@@ -79,6 +79,7 @@ pub(super) fn write(transaction: &WeightTransaction<'_>, checkpoint: &Checkpoint
         dtype: Dtype::U8,
         shape,
         data: raw_header.clone(),
+        place: None,
         description: Box::new(Plain),
     };
     write_all(transaction.inner, &group, &[header], crate::Compression::default(), &Unwatched)?;

@@ -215,6 +215,7 @@ impl DeltaStore for Hdf5Store {
                 dtype: delta.data_dtype,
                 shape: delta.data_shape.clone(),
                 data: delta.data.clone(),
+                place: None,
                 description: Box::new(DeltaDescription::of(delta)),
             };
             write_all(transaction.inner, &group, &[new], transaction.compression, &Unwatched)

@@ -27,17 +27,16 @@ use bytes::Bytes;
 use corallite_file::hdf5::{File, Group};
 use corallite_file::{CommitNumber, Mode, Options, Snapshot, Source, Storage, Transaction};
 use parking_lot::Mutex;
-use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::filter::Compression;
-use crate::hash::{WeightHash, content_hash};
+use crate::hash::WeightHash;
 use crate::store::{StorageInfo, WeightStore};
 use crate::tensor::{WeightMetadata, WeightTensor};
 
 use attributes::Description;
 use stored::Stored;
-use write::New;
+use write::{Hashed, New};
 pub use write::{Unwatched, Watch};
 
 pub(crate) use attributes::checksum;
@@ -553,23 +552,21 @@ impl WeightTransaction<'_> {
     ) -> Result<Vec<WeightHash>> {
         let file = self.inner.file();
         let group = file.group(WEIGHTS).map_err(|error| self.inner.explain("open /weights", &error))?;
-        let hashed: Vec<(Bytes, WeightHash)> = weights
-            .par_iter()
-            .map(|(weight, _)| {
-                stop_if_cancelled(watch)?;
-                check_text(weight.metadata())?;
-                let data = weight.data()?;
-                let hash = content_hash(weight.dtype(), weight.shape(), &data);
-                Ok((data, hash))
-            })
-            .collect::<Result<_>>()?;
+        for (weight, _) in weights {
+            check_text(weight.metadata())?;
+        }
+        // In an empty store every weight is new, so nothing is written in vain.
+        let overlap = self.compression == Compression::None && group.is_empty();
+        let tensors: Vec<&WeightTensor> = weights.iter().map(|(weight, _)| *weight).collect();
+        let hashed = write::hash_all(self.inner, &tensors, overlap, watch)?;
 
         let mut keys = Vec::with_capacity(weights.len());
         let mut new: Vec<New> = Vec::new();
         let mut seen: HashMap<WeightHash, usize> = HashMap::new();
         let mut known: Vec<(WeightHash, usize)> = Vec::new();
         let mut present: HashSet<WeightHash> = HashSet::new();
-        for (index, ((weight, hash_key), (data, hash))) in weights.iter().zip(hashed).enumerate() {
+        for (index, ((weight, hash_key), hashed)) in weights.iter().zip(hashed).enumerate() {
+            let Hashed { data, hash, place } = hashed;
             let key = hash_key.cloned().unwrap_or_else(|| hash.clone());
             keys.push(key.clone());
             if let Some(&earlier) = seen.get(&key) {
@@ -577,6 +574,9 @@ impl WeightTransaction<'_> {
                 let first = &new[earlier];
                 if first.dtype != weight.dtype() || first.shape != weight.shape() || first.data != data {
                     return Err(Error::Conflict { key });
+                }
+                if let Some(place) = place {
+                    self.inner.release(place, data.len() as u64)?;
                 }
                 continue;
             }
@@ -594,7 +594,7 @@ impl WeightTransaction<'_> {
             };
             seen.insert(key.clone(), new.len());
             let (dtype, shape) = (weight.dtype(), weight.shape().to_vec());
-            new.push(New { key, dtype, shape, data, description: Box::new(description) });
+            new.push(New { key, dtype, shape, data, place, description: Box::new(description) });
         }
         for (key, index) in known {
             stop_if_cancelled(watch)?;

@@ -10,13 +10,16 @@ use bytes::Bytes;
 use corallite_file::hdf5::Group;
 use corallite_file::{AttributeValue, DataLayout, DatasetWriter, FilterStep, NewDataset, StoredChunk, Transaction};
 
+use rayon::prelude::*;
+
 use super::geometry::Chunks;
 use super::library;
 use super::stored::dataset_dims;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::filter::{Compression, Filter, Scratch, encode_chunk};
-use crate::hash::WeightHash;
+use crate::hash::{WeightHash, content_hash};
+use crate::tensor::WeightTensor;
 
 /// Tensors below this size are kept in the object header when compression is on: an index costs more than it saves.
 const COMPACT_BELOW: u64 = 512;
@@ -62,6 +65,8 @@ pub(crate) struct New {
     pub(crate) dtype: Dtype,
     pub(crate) shape: Vec<u64>,
     pub(crate) data: Bytes,
+    /// Where the data was written already.
+    pub(crate) place: Option<u64>,
     pub(crate) description: Box<dyn Describe>,
 }
 
@@ -145,7 +150,9 @@ pub(crate) fn write_all(
     for weight in planned.iter().filter(|weight| weight.chunks().is_none()) {
         stop_if_cancelled(watch)?;
         writer.write_whole(weight)?;
-        watch.advance(weight.new.data.len() as u64);
+        if weight.new.place.is_none() {
+            watch.advance(weight.new.data.len() as u64);
+        }
     }
     if batches.is_empty() {
         return Ok(());
@@ -270,6 +277,58 @@ impl Encoder {
     }
 }
 
+/// Finds room for bytes and writes them.
+fn place(transaction: &Transaction<'_>, data: &[u8]) -> Result<u64> {
+    let offset = transaction.allocate(data.len() as u64)?;
+    transaction.write_at(offset, data)?;
+    Ok(offset)
+}
+
+/// What [`hash_all`] found out about a weight.
+pub(crate) struct Hashed {
+    pub(crate) data: Bytes,
+    pub(crate) hash: WeightHash,
+    /// Where its data was written meanwhile.
+    pub(crate) place: Option<u64>,
+}
+
+/// From this size on a weight is worth writing while it is hashed.
+const OVERLAP_FROM: u64 = 256 << 10;
+
+/// Hashes weights on all cores. With `overlap`, large ones are written as they are while they are hashed, so that disk
+/// and processor do not wait for each other; what then turns out to be stored already has to be released.
+pub(crate) fn hash_all(
+    transaction: &Transaction<'_>,
+    weights: &[&WeightTensor],
+    overlap: bool,
+    watch: &dyn Watch,
+) -> Result<Vec<Hashed>> {
+    let is_large = |weight: &WeightTensor| overlap && weight.nbytes() >= OVERLAP_FROM;
+    let mut hashed: Vec<Option<Hashed>> = weights
+        .par_iter()
+        .map(|weight| {
+            stop_if_cancelled(watch)?;
+            if is_large(weight) {
+                return Ok(None);
+            }
+            let data = weight.data()?;
+            let hash = content_hash(weight.dtype(), weight.shape(), &data);
+            Ok(Some(Hashed { data, hash, place: None }))
+        })
+        .collect::<Result<_>>()?;
+    for (weight, hashed) in weights.iter().zip(&mut hashed).filter(|(weight, _)| is_large(weight)) {
+        stop_if_cancelled(watch)?;
+        let data = weight.data()?;
+        let (place, hash) = rayon::join(
+            || place(transaction, &data),
+            || content_hash(weight.dtype(), weight.shape(), &data),
+        );
+        watch.advance(data.len() as u64);
+        *hashed = Some(Hashed { place: Some(place?), hash, data });
+    }
+    Ok(hashed.into_iter().flatten().collect())
+}
+
 /// Writes data to its place, and each dataset when all its data has one.
 struct Writer<'a> {
     transaction: &'a Transaction<'a>,
@@ -311,11 +370,9 @@ impl<'a> Writer<'a> {
         if matches!(plan.form, Form::Compact) {
             return self.create(plan, DataLayout::Compact(data));
         }
-        let mut offset = None;
-        if !data.is_empty() {
-            let place = self.transaction.allocate(data.len() as u64)?;
-            self.transaction.write_at(place, data)?;
-            offset = Some(place);
+        let mut offset = plan.new.place;
+        if offset.is_none() && !data.is_empty() {
+            offset = Some(place(self.transaction, data)?);
         }
         self.create(plan, DataLayout::Contiguous(offset))
     }
