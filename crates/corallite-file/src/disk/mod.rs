@@ -123,8 +123,15 @@ pub trait DiskFile: Send + Sync + Debug {
 }
 
 /// Read-only bytes of a file, mapped into memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Mapping(os::Map);
+
+impl Mapping {
+    /// A part of it, which keeps the whole mapped. `None` when it has no such bytes.
+    pub fn part(&self, offset: usize, length: usize) -> Option<Self> {
+        self.0.part(offset, length).map(Self)
+    }
+}
 
 impl AsRef<[u8]> for Mapping {
     fn as_ref(&self) -> &[u8] {

@@ -164,22 +164,31 @@ impl DiskFile for OsFile {
     }
 }
 
-/// A read-only map of a part of a file.
-#[derive(Debug)]
-pub(super) struct Map(memmap2::Mmap);
+/// A part of a read-only map of a file.
+#[derive(Clone, Debug)]
+pub(super) struct Map {
+    whole: Arc<memmap2::MmapRaw>,
+    start: usize,
+    length: usize,
+}
 
 impl Map {
     fn new(file: &File, offset: u64, length: usize) -> io::Result<Self> {
-        // SAFETY: the bytes behind a `Mapping` belong to an extent that its holder has pinned: the pager neither
-        // rewrites nor cuts pinned extents, and other programs are kept out by the lock that every Corallite
-        // handle holds on the file while it is open.
-        let map = unsafe { memmap2::MmapOptions::new().offset(offset).len(length).map(file)? };
-        Ok(Self(map))
+        let whole = memmap2::MmapOptions::new().offset(offset).len(length).map_raw_read_only(file)?;
+        Ok(Self { whole: Arc::new(whole), start: 0, length })
+    }
+
+    pub(super) fn part(&self, offset: usize, length: usize) -> Option<Self> {
+        let within = offset.checked_add(length).is_some_and(|end| end <= self.length);
+        within.then(|| Self { whole: Arc::clone(&self.whole), start: self.start + offset, length })
     }
 }
 
 impl AsRef<[u8]> for Map {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        // SAFETY: start and length lie within the map, which lives as long as `self`. Whoever looks at the bytes has
+        // pinned their extent: the pager neither rewrites nor cuts pinned extents, and other programs are kept out by
+        // the lock that every Corallite handle holds on the file while it is open.
+        unsafe { std::slice::from_raw_parts(self.whole.as_ptr().add(self.start), self.length) }
     }
 }

@@ -80,13 +80,19 @@ struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
     fn take(&mut self, count: usize) -> Step<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(Stop::Foreign)?;
-        self.0 = rest;
-        Ok(taken)
+        match self.0.split_at_checked(count) {
+            Some((taken, rest)) => {
+                self.0 = rest;
+                Ok(taken)
+            }
+            None => Err(Stop::Foreign),
+        }
     }
 
     fn number(&mut self, width: usize) -> Step<u64> {
-        Ok(self.take(width)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+        let mut bytes = [0; 8];
+        bytes[..width].copy_from_slice(self.take(width)?);
+        Ok(u64::from_le_bytes(bytes))
     }
 
     fn u8(&mut self) -> Step<u8> {
@@ -109,8 +115,17 @@ pub(super) fn describe(bytes: &dyn Bytes, offset: u64) -> Result<Option<DatasetD
 
 struct Decoder<'a> {
     bytes: &'a dyn Bytes,
-    /// The collection read last.
-    heap: Option<(u64, Vec<u8>)>,
+    heap: Option<Heap>,
+}
+
+const HEAP_HEADER: usize = 16;
+
+/// The collection of texts that was read last.
+struct Heap {
+    offset: u64,
+    bytes: Vec<u8>,
+    /// Where the object after the one found last begins.
+    next: usize,
 }
 
 /// The chunk index is read after the whole header: the filters decide how long its entries are.
@@ -225,33 +240,42 @@ impl Decoder<'_> {
 
     fn text(&mut self, body: &mut Cursor<'_>) -> Step<AttributeValue> {
         let (length, collection, index) = (body.number(4)?, body.number(8)?, body.number(4)?);
-        if self.heap.as_ref().is_none_or(|(offset, _)| *offset != collection) {
-            const START: u64 = 16;
+        if self.heap.as_ref().is_none_or(|heap| heap.offset != collection) {
             const MOST: u64 = 16 << 20;
-            let start = self.read(collection, START)?;
+            let start = self.read(collection, HEAP_HEADER as u64)?;
             let mut cursor = Cursor(&start);
             cursor.expect(b"GCOL\x01\0\0\0")?;
             let size = cursor.number(8)?;
-            if !(START..=MOST).contains(&size) {
+            if !(HEAP_HEADER as u64..=MOST).contains(&size) {
                 return Err(Stop::Foreign);
             }
-            self.heap = Some((collection, self.read(collection, size)?));
+            self.heap = Some(Heap { offset: collection, bytes: self.read(collection, size)?, next: HEAP_HEADER });
         }
-        let Some((_, heap)) = &self.heap else { return Err(Stop::Foreign) };
-        let mut cursor = Cursor(&heap[16..]);
-        while cursor.0.len() >= 16 {
-            let (number, _, size) = (cursor.number(2)?, cursor.number(6)?, cursor.number(8)?);
-            if number == 0 {
-                break; // free space, to the end
-            }
-            let padded = size.checked_next_multiple_of(8).and_then(|size| usize::try_from(size).ok());
-            let object = cursor.take(padded.ok_or(Stop::Foreign)?)?;
-            if number == index {
-                if size != length {
+        let Some(heap) = &mut self.heap else { return Err(Stop::Foreign) };
+        // The texts of one dataset follow each other, so the search goes on where the last one ended.
+        for from in [heap.next, HEAP_HEADER] {
+            let mut at = from;
+            while let Some((header, rest)) = heap.bytes.get(at..).and_then(<[u8]>::split_first_chunk::<16>) {
+                let number = u32::from(u16::from_le_bytes([header[0], header[1]]));
+                let [.., a, b, c, d, e, f, g, h] = *header;
+                let size = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+                let Some(padded) = size.checked_next_multiple_of(8).filter(|&size| size <= rest.len() as u64) else {
                     break;
+                };
+                if number == 0 {
+                    break; // free space, to the end
                 }
-                let text = String::from_utf8(object[..length as usize].to_vec()).map_err(|_| Stop::Foreign)?;
-                return Ok(AttributeValue::Text(text));
+                at += header.len() + padded as usize;
+                if u64::from(number) == index {
+                    if size != length {
+                        return Err(Stop::Foreign);
+                    }
+                    heap.next = at;
+                    return match std::str::from_utf8(&rest[..length as usize]) {
+                        Ok(text) => Ok(AttributeValue::Text(text.to_owned())),
+                        Err(_) => Err(Stop::Foreign),
+                    };
+                }
             }
         }
         // Damaged, or rearranged: libhdf5 has the last word.

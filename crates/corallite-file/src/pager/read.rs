@@ -1,6 +1,6 @@
 //! Reading: the writer's view and snapshots.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::{GUARD, Pager, SIGNATURE, Shared, SnapshotUse, Transaction, Writer};
 use crate::disk::{Mapping, read_or_zero};
@@ -14,6 +14,8 @@ pub(crate) struct View {
     pager: Arc<Pager>,
     commit: CommitNumber,
     eoa: u64,
+    /// The file as a whole, mapped when the first map is asked for. Only pinned parts of it are looked at.
+    whole: OnceLock<Option<Mapping>>,
 }
 
 impl View {
@@ -63,7 +65,16 @@ impl View {
             id
         };
         let pin = Pin { pager: Arc::clone(pager), id };
-        let mapping = pager.file.map(offset, length).map_err(pager.io("map"))?;
+        // One map of everything costs less than many; where it fails or is too short, the part is mapped by itself.
+        let whole = self.whole.get_or_init(|| {
+            let length = usize::try_from(self.eoa.min(pager.file.len().ok()?)).ok()?;
+            pager.file.map(0, length).ok().flatten()
+        });
+        let part = whole.as_ref().and_then(|whole| whole.part(usize::try_from(offset).ok()?, length));
+        let mapping = match part {
+            Some(part) => Some(part),
+            None => pager.file.map(offset, length).map_err(pager.io("map"))?,
+        };
         Ok(mapping.map(|mapping| Pinned { mapping, _pin: pin }))
     }
 }
@@ -115,7 +126,7 @@ impl Pager {
         let eoa = shared.committed.eoa;
         let mut readers = self.readers.lock();
         readers.snapshots.entry(commit).or_insert(SnapshotUse { count: 0, eoa }).count += 1;
-        View { pager: Arc::clone(self), commit, eoa }
+        View { pager: Arc::clone(self), commit, eoa, whole: OnceLock::new() }
     }
 
     /// Reads what commit `at` has.
