@@ -17,8 +17,9 @@ use crate::page::{CommitNumber, PAGE_SIZE, PageNumber};
 /// Metadata and small raw data are carved from zones of this many bytes, so that they do not mix with tensors.
 const ZONE: u64 = 64 * 1024;
 
-/// Small allocations are multiples of this many bytes, which also aligns any number in a tensor.
-const GRAIN: u64 = 8;
+/// Aligns any number in a tensor. Sizes are never rounded: libhdf5 gives back as many bytes as it asked for, and the
+/// rest would be lost.
+const NUMBER: u64 = 8;
 
 /// Extents beyond this number (the smallest first) are forgotten rather than recorded with each commit.
 pub(crate) const MAX_EXTENTS: usize = 1 << 16;
@@ -39,8 +40,10 @@ const _: () = assert!(size_of::<FreeExtent>() == 24);
 pub(crate) enum Use {
     /// HDF5 metadata.
     Metadata,
-    /// Array data.
+    /// Array data that may be mapped.
     Raw,
+    /// Array data that is decoded before it is used.
+    Encoded,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -144,11 +147,10 @@ impl Space {
     /// Finds room for `size` bytes in the owned extents that are safe, or at the end of allocation.
     pub(crate) fn allocate(&mut self, purpose: Use, size: u64, horizon: &Horizon, eoa: &mut u64) -> Option<u64> {
         let align = match purpose {
-            Use::Raw if size >= PAGE_SIZE => PAGE_SIZE,
-            _ => GRAIN,
+            Use::Raw | Use::Encoded if size >= PAGE_SIZE => PAGE_SIZE,
+            Use::Raw => NUMBER,
+            Use::Metadata | Use::Encoded => 1,
         };
-        // Rests below a grain would only make the list long.
-        let size = size.checked_next_multiple_of(GRAIN)?;
         if let Some(start) = self.fit(size, align, horizon.oldest) {
             return Some(start);
         }
@@ -173,9 +175,7 @@ impl Space {
     /// Takes back room that was handed out in this transaction and that nothing came to refer to.
     pub(crate) fn release(&mut self, start: u64, size: u64, horizon: &Horizon) {
         // Bytes may have been written there; they become free with this commit, like what it deletes.
-        if let Some(end) = size.checked_next_multiple_of(GRAIN).and_then(|size| start.checked_add(size)) {
-            self.give(start, end, horizon.now);
-        }
+        self.give(start, start.saturating_add(size), horizon.now);
     }
 
     /// Best fit: the shortest safe extent that holds an aligned run of `size` bytes.
@@ -298,9 +298,9 @@ mod tests {
         let first = space.allocate(Use::Metadata, 300, &HORIZON, &mut eoa).unwrap();
         let second = space.allocate(Use::Metadata, 300, &HORIZON, &mut eoa).unwrap();
         let tensor = space.allocate(Use::Raw, 10_000, &HORIZON, &mut eoa).unwrap();
-        assert_eq!((first, second), (104, 408));
+        assert_eq!((first, second), (100, 400));
         assert_eq!(tensor % PAGE_SIZE, 0);
-        assert!(tensor >= 104);
+        assert!(tensor >= 100);
         assert!(eoa >= tensor + 10_000);
     }
 

@@ -120,6 +120,9 @@ struct Decoder<'a> {
 
 const HEAP_HEADER: usize = 16;
 
+/// Longer structures are left to libhdf5: a damaged length must not claim memory.
+const MOST: u64 = 16 << 20;
+
 /// The collection of texts that was read last.
 struct Heap {
     offset: u64,
@@ -177,6 +180,9 @@ impl Decoder<'_> {
         let width = 1_u64 << (flags & 0x03);
         let messages = cursor.number(width as usize)?;
         let length = (PREFIX + width + 4).checked_add(messages).ok_or(Stop::Foreign)?;
+        if length > MOST {
+            return Err(Stop::Foreign);
+        }
         if length > bytes.len() as u64 {
             bytes = self.read(offset, length)?;
         }
@@ -241,7 +247,6 @@ impl Decoder<'_> {
     fn text(&mut self, body: &mut Cursor<'_>) -> Step<AttributeValue> {
         let (length, collection, index) = (body.number(4)?, body.number(8)?, body.number(4)?);
         if self.heap.as_ref().is_none_or(|heap| heap.offset != collection) {
-            const MOST: u64 = 16 << 20;
             let start = self.read(collection, HEAP_HEADER as u64)?;
             let mut cursor = Cursor(&start);
             cursor.expect(b"GCOL\x01\0\0\0")?;
@@ -311,6 +316,9 @@ impl Decoder<'_> {
                     return Err(Stop::Foreign);
                 }
                 let length = count.checked_mul(size).and_then(|length| length.checked_add(18)).ok_or(Stop::Foreign)?;
+                if length > MOST {
+                    return Err(Stop::Foreign);
+                }
                 let block = self.read(block_offset, length)?;
                 let mut cursor = Cursor(self.sealed(block_offset, &block)?);
                 cursor.expect(b"FADB")?;

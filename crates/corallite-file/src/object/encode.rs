@@ -52,7 +52,7 @@ impl Messages {
 }
 
 /// The header of a dataset that nothing links to yet. `texts` are the places of its text attributes, in order; `index`
-/// that of the chunk index of more than one chunk. A multiple of eight bytes long.
+/// that of the chunk index of more than one chunk.
 pub(super) fn object_header(
     dataset: &NewDataset<'_>,
     texts: &[HeapText],
@@ -91,33 +91,14 @@ pub(super) fn object_header(
     let mut count = vec![0];
     count.extend_from_slice(&0_u32.to_le_bytes());
     messages.push(REFERENCE_COUNT, DO_NOT_SHARE, &count, "the reference count")?;
-    Ok(header(messages.0))
+    Ok(header(&messages.0))
 }
 
-/// Wraps messages into a header of version 2, padded to a multiple of eight bytes.
-fn header(mut messages: Vec<u8>) -> Vec<u8> {
-    const MESSAGE_HEADER: usize = 4;
-    let fixed = |messages: usize| {
-        let width = if messages <= 0xff { 0 } else { 1 + u8::from(messages > 0xffff) };
-        (width, 4 + 1 + 1 + 4 + (1_usize << width) + 4)
-    };
-    let total = fixed(messages.len()).1 + messages.len();
-    if !total.is_multiple_of(8) {
-        // Padding may push the length over into a wider field; more padding then makes it right.
-        let mut padding = total.next_multiple_of(8) - total;
-        while padding < MESSAGE_HEADER
-            || !(fixed(messages.len() + padding).1 + messages.len() + padding).is_multiple_of(8)
-        {
-            padding += 1;
-        }
-        let body = padding - MESSAGE_HEADER;
-        messages.push(NIL);
-        messages.extend_from_slice(&(body as u16).to_le_bytes());
-        messages.push(0);
-        messages.resize(messages.len() + body, 0);
-    }
-    let (width, around) = fixed(messages.len());
-    let mut bytes = Vec::with_capacity(around + messages.len());
+/// Wraps messages into a header of version 2.
+fn header(messages: &[u8]) -> Vec<u8> {
+    // Bytes of the field for the messages' length: 1, 2 or 4.
+    let width = if messages.len() <= 0xff { 0 } else { 1 + u8::from(messages.len() > 0xffff) };
+    let mut bytes = Vec::with_capacity(messages.len() + 18);
     bytes.extend_from_slice(b"OHDR");
     bytes.push(2);
     // The limits of attribute storage are stored; no times, no creation order.
@@ -125,7 +106,7 @@ fn header(mut messages: Vec<u8>) -> Vec<u8> {
     bytes.extend_from_slice(&MOST_COMPACT_ATTRIBUTES.to_le_bytes());
     bytes.extend_from_slice(&FEWEST_DENSE_ATTRIBUTES.to_le_bytes());
     bytes.extend_from_slice(&(messages.len() as u32).to_le_bytes()[..1 << width]);
-    bytes.extend_from_slice(&messages);
+    bytes.extend_from_slice(messages);
     seal(&mut bytes);
     bytes
 }
@@ -213,23 +194,22 @@ pub(super) fn entry_size(chunk_bytes: u64, filtered: bool) -> usize {
 const ARRAY_HEADER: usize = 28;
 const ARRAY_BLOCK_PREFIX: usize = 14;
 
-/// Bytes of a fixed array index: its header and its one data block, each beginning at a multiple of eight.
+/// Bytes of a fixed array index: its header, and after it its one data block.
 pub(super) fn fixed_array_length(chunks: usize, chunk_bytes: u64, filtered: bool) -> u64 {
     let block = ARRAY_BLOCK_PREFIX + chunks * entry_size(chunk_bytes, filtered) + 4;
-    (ARRAY_HEADER.next_multiple_of(8) + block) as u64
+    (ARRAY_HEADER + block) as u64
 }
 
 /// A fixed array index that begins at `offset`.
 pub(super) fn fixed_array(offset: u64, chunks: &[StoredChunk], chunk_bytes: u64, filtered: bool) -> Vec<u8> {
     let (width, size) = (chunk_length_width(chunk_bytes), entry_size(chunk_bytes, filtered));
-    let block_offset = offset + ARRAY_HEADER.next_multiple_of(8) as u64;
+    let block_offset = offset + ARRAY_HEADER as u64;
     let mut bytes = Vec::with_capacity(fixed_array_length(chunks.len(), chunk_bytes, filtered) as usize);
     bytes.extend_from_slice(b"FAHD");
     bytes.extend_from_slice(&[0, u8::from(filtered), size as u8, page_bits(chunks.len())]);
     bytes.extend_from_slice(&(chunks.len() as u64).to_le_bytes());
     bytes.extend_from_slice(&block_offset.to_le_bytes());
     seal(&mut bytes);
-    bytes.resize(ARRAY_HEADER.next_multiple_of(8), 0);
     let mut block = Vec::with_capacity(bytes.capacity() - bytes.len());
     block.extend_from_slice(b"FADB");
     block.extend_from_slice(&[0, u8::from(filtered)]);

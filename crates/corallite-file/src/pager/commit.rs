@@ -41,6 +41,7 @@ impl Pager {
             return Err(Error::Poisoned { path: self.path.clone(), cause: cause.clone() });
         }
         self.begin_journal(writer)?;
+        self.grow_last_page(writer)?;
         self.flush_direct(writer)?;
         self.log_dirty(writer)?;
 
@@ -93,6 +94,19 @@ impl Pager {
         let recent = transaction.map(|transaction| transaction.dirty).unwrap_or_default();
         self.settle(writer, &recent);
         Ok(number)
+    }
+
+    /// When the file grows, the page that the last commit ended in becomes part of this one. Its image may hold bytes
+    /// behind that end, which the file lost when it was cut there; logged anew, both agree again.
+    fn grow_last_page(&self, writer: &mut Writer) -> Result<()> {
+        let old = self.shared.read().committed.eoa;
+        let page = PageNumber::containing(old);
+        let Some(transaction) = &writer.transaction else { return Ok(()) };
+        let known = transaction.spilled.contains_key(&page) || transaction.direct_known.contains(&page);
+        if writer.eoa > old && !old.is_multiple_of(PAGE_SIZE) && !known && !transaction.fresh {
+            self.dirty_page(writer, page, true)?;
+        }
+        Ok(())
     }
 
     /// Lets readers that begin from now on see the commit.

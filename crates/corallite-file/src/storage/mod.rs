@@ -697,6 +697,11 @@ impl Transaction<'_> {
         self.pager.allocate(self.pager.epoch(), Use::Raw, length)
     }
 
+    /// As [`Transaction::allocate`], for bytes that are decoded before they are used and so need no alignment.
+    pub fn allocate_encoded(&self, length: u64) -> Result<u64> {
+        self.pager.allocate(self.pager.epoch(), Use::Encoded, length)
+    }
+
     /// Gives back room that [`Transaction::allocate`] found in this transaction and that no dataset names.
     pub fn release(&self, offset: u64, length: u64) -> Result<()> {
         self.pager.release(offset, length)

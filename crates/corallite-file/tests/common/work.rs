@@ -1,18 +1,26 @@
 //! Random work on a storage, with the model of what it must hold after each commit.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use corallite_file::hdf5::dataset::Layout;
 use corallite_file::hdf5::plist::dataset_create::{AllocTime, FillTime};
-use corallite_file::{Disk, Mode, Options, SimulatedDisk, Snapshot, Storage, contiguous_offset, write_chunk};
+use corallite_file::hdf5::Datatype;
+use corallite_file::{
+    AttributeValue, DataLayout, Disk, Mode, NewDataset, Options, SimulatedDisk, Snapshot, Storage, StoredChunk,
+    contiguous_offset, encode_datatype, write_chunk,
+};
 
 use super::model::{self, Model, Object, Value, difference, set_attribute};
 use super::{Outcome, Random, store};
 
 /// Elements in a chunk; odd, so that chunks do not fall on pages.
 const CHUNK: usize = 700;
+
+/// The names of text attributes.
+const TEXTS: [&CStr; 3] = [c"text0", c"text1", c"text2"];
 
 /// Settings that make everything happen often: packing, spilling, expiry.
 pub fn random_options(random: &mut Random) -> Options {
@@ -79,7 +87,7 @@ impl Work {
     }
 
     fn step(&mut self) -> Outcome {
-        match self.random.below(34) {
+        match self.random.below(37) {
             0..=2 => self.new_group(),
             3..=5 => self.attribute(),
             6..=8 => self.new_chunked(),
@@ -94,6 +102,7 @@ impl Work {
             27 => self.expire_or_reclaim(),
             28 => self.reopen(),
             29..=31 => self.snapshot(),
+            32..=34 => self.new_encoded(),
             _ => self.reader(),
         }
     }
@@ -194,6 +203,71 @@ impl Work {
         })
     }
 
+    /// Datasets that are encoded without libhdf5, next to others that libhdf5 makes in the same transaction.
+    fn new_encoded(&mut self) -> Outcome {
+        let mut plans = Vec::new();
+        for _ in 0..1 + self.random.below(4) {
+            let kind = self.random.pick(&["chunked", "direct", "compact"]);
+            let length = match kind {
+                "compact" => 1 + self.random.below(300),
+                _ => self.random.pick(&[1, 699, 700, 701, 3000, 9000]),
+            };
+            let attributes: BTreeMap<String, Value> = (0..self.random.below(3))
+                .map(|number| {
+                    let text = "\u{e9}".repeat(self.random.below(300) * self.random.pick(&[0, 1, 8]));
+                    (format!("text{number}"), Value::Text(text))
+                })
+                .collect();
+            plans.push((kind, self.name(kind), Object { attributes, data: Some(self.data(length)) }));
+        }
+        self.now.extend(plans.iter().map(|(_, name, object)| (name.clone(), object.clone())));
+        let beside = self.name("group");
+        self.now.insert(beside.clone(), Object::default());
+        self.transaction(|tx| {
+            let datatype = encode_datatype(Datatype::from_type::<i32>()?.id())?;
+            let mut datasets = tx.create_datasets()?;
+            for (kind, name, object) in &plans {
+                let bytes = le_bytes(object.data.as_deref().unwrap_or_default());
+                let mut chunks = Vec::new();
+                let layout = match *kind {
+                    "compact" => DataLayout::Compact(&bytes),
+                    "direct" => {
+                        let offset = tx.allocate(bytes.len() as u64)?;
+                        tx.write_at(offset, &bytes)?;
+                        DataLayout::Contiguous(Some(offset))
+                    }
+                    _ => {
+                        for chunk in bytes.chunks(4 * CHUNK) {
+                            let mut chunk = chunk.to_vec();
+                            chunk.resize(4 * CHUNK, 0);
+                            // Room that is given back must come to no harm.
+                            let spare = tx.allocate(5000)?;
+                            let offset = tx.allocate(chunk.len() as u64)?;
+                            tx.release(spare, 5000)?;
+                            tx.write_at(offset, &chunk)?;
+                            chunks.push(StoredChunk { offset, length: chunk.len() as u64, filter_mask: 0 });
+                        }
+                        DataLayout::Chunked { dims: &[CHUNK as u64], filters: &[], chunks: &chunks }
+                    }
+                };
+                let attributes: Vec<_> = object
+                    .attributes
+                    .iter()
+                    .map(|(name, value)| {
+                        let Value::Text(text) = value else { unreachable!("only texts are planned") };
+                        (TEXTS[usize::from(name.as_bytes()[4] - b'0')], AttributeValue::Text(text.clone()))
+                    })
+                    .collect();
+                let dims = [(bytes.len() / 4) as u64];
+                let dataset =
+                    NewDataset { datatype: &datatype, item_size: 4, dims: &dims, layout, attributes: &attributes };
+                datasets.create(tx.file(), name, &dataset)?;
+            }
+            tx.file().create_group(&beside)?;
+            Ok(())
+        })
+    }
+
     fn append(&mut self) -> Outcome {
         let length = 1 + self.random.below(2 * CHUNK);
         let more = self.data(length);
@@ -236,7 +310,7 @@ impl Work {
             let offset = contiguous_offset(&dataset).ok_or("no offset")? + 4 * from as u64;
             return self.transaction(|tx| Ok(tx.write_at(offset, &le_bytes(&new))?));
         }
-        debug_assert!(dataset.layout() == Layout::Chunked);
+        debug_assert!(dataset.layout() != Layout::Contiguous);
         dataset.write_slice(&new, from..from + count)?;
         Ok(())
     }

@@ -349,7 +349,7 @@ impl<'a> Writer<'a> {
         let plan = &self.planned[chunk.weight];
         let Form::Chunked { chunks, filters } = &plan.form else { return Ok(()) };
         let length = chunk.bytes.len() as u64;
-        let offset = self.transaction.allocate(length)?;
+        let offset = self.transaction.allocate_encoded(length)?;
         self.transaction.write_at(offset, &chunk.bytes)?;
         let stored = StoredChunk { offset, length, filter_mask: chunk.filter_mask };
         let count = chunks.count() as usize;
