@@ -10,19 +10,18 @@ mod checksum;
 mod decode;
 mod encode;
 mod heap;
-mod link;
+mod library;
 pub(crate) mod superblock;
 
-use std::ffi::{CStr, c_void};
+use std::ffi::CStr;
 
 use hdf5_metno::Group;
-use hdf5_metno::sync::sync;
-use hdf5_metno_sys::h5i::hid_t;
-use hdf5_metno_sys::h5t::H5Tencode;
 
 use crate::error::{Error, Result};
 use crate::storage::Transaction;
 use heap::Heap;
+
+pub use library::encode_datatype;
 
 pub(crate) use decode::Bytes;
 pub use decode::{DatasetDescription, StoredLayout};
@@ -95,30 +94,6 @@ pub struct NewDataset<'a> {
     pub attributes: &'a [(&'static CStr, AttributeValue)],
 }
 
-/// The bytes of a datatype message for an open libhdf5 type.
-///
-/// # Errors
-///
-/// What libhdf5 reports.
-pub fn encode_datatype(datatype: hid_t) -> hdf5_metno::Result<Vec<u8>> {
-    /// H5Tencode puts the message's type and its own version in front.
-    const PREFIX: usize = 2;
-    sync(|| {
-        let mut length = 0;
-        // SAFETY: asks for the length only; the type's id is checked by libhdf5.
-        if unsafe { H5Tencode(datatype, std::ptr::null_mut(), &raw mut length) } < 0 {
-            return Err(hdf5_metno::Error::query()?);
-        }
-        let mut bytes = vec![0_u8; length];
-        // SAFETY: the buffer has the length that libhdf5 asked for.
-        if unsafe { H5Tencode(datatype, bytes.as_mut_ptr().cast::<c_void>(), &raw mut length) } < 0 {
-            return Err(hdf5_metno::Error::query()?);
-        }
-        bytes.drain(..PREFIX.min(length));
-        Ok(bytes)
-    })
-}
-
 /// Where the header of the object at `path` below `group` begins; `None` when nothing is there, or a link of another
 /// kind than a hard one.
 ///
@@ -126,7 +101,7 @@ pub fn encode_datatype(datatype: hid_t) -> hdf5_metno::Result<Vec<u8>> {
 ///
 /// What libhdf5 reports of a group that it cannot read.
 pub fn object_offset(group: &Group, path: &str) -> hdf5_metno::Result<Option<u64>> {
-    link::offset_of(group, path)
+    library::offset_of(group, path)
 }
 
 /// Describes the dataset whose header begins at `offset`; `None` when only libhdf5 can.
@@ -180,7 +155,7 @@ impl<'a> DatasetWriter<'a> {
         })?;
         let offset = self.transaction.allocate_metadata(header.len() as u64)?;
         self.transaction.write_at(offset, &header)?;
-        link::link(group, link, offset)
+        library::link(group, link, offset)
             .map_err(|error| self.transaction.explain(&format!("create the dataset {link}"), &error))
     }
 }

@@ -99,7 +99,12 @@ impl Pager {
     }
 
     /// The page in memory, for changing.
-    pub(super) fn dirty_page<'a>(&self, writer: &'a mut Writer, page: PageNumber, partial: bool) -> Result<&'a mut Page> {
+    pub(super) fn dirty_page<'a>(
+        &self,
+        writer: &'a mut Writer,
+        page: PageNumber,
+        partial: bool,
+    ) -> Result<&'a mut Page> {
         let held = writer.transaction.as_ref().is_some_and(|transaction| transaction.dirty.contains_key(&page));
         let mut loaded = None;
         if !held {

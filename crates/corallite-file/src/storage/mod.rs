@@ -1,8 +1,11 @@
 //! [`Storage`]: an HDF5 file, opened, committed, rolled back and closed.
 
+mod guard;
 mod layout;
 mod options;
 mod snapshot;
+mod transaction;
+mod versions;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,15 +15,16 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::disk::{Buffer, Disk, MemoryDisk, OsDisk};
 use crate::error::{Error, Result};
-use crate::object::{DatasetWriter, superblock};
+use crate::object::superblock;
 use crate::page::CommitNumber;
 use crate::pager::{OpenAs, Pager};
-use crate::space::Use;
 use crate::vfd::{self, Target};
 
+pub use guard::StorageGuard;
 pub use layout::FORMAT_VERSION;
 pub use options::{Mode, Options, Recognize, Source};
 pub use snapshot::{Mapped, Snapshot};
+pub use transaction::Transaction;
 
 /// A commit that can be rolled back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,33 +273,6 @@ impl Storage {
         self.roll_back()
     }
 
-    /// Runs `change` as one transaction: committed durably when it returns `Ok`, rolled back when it returns `Err`.
-    /// Transactions of several threads take turns; readers are not kept waiting. Changes pending from
-    /// [`Storage::file`] join the first transaction that follows.
-    pub fn transaction<T, E: From<Error>>(
-        &self,
-        change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
-    ) -> Result<T, E> {
-        let _turn = self.turn.lock();
-        let (pager, file) = self.with(|open| {
-            if !open.pager.is_writable() {
-                return Err(Error::ReadOnly { path: self.path().to_owned() });
-            }
-            Ok((Arc::clone(&open.pager), open.file.clone()))
-        })?;
-        // Should `change` panic, what it did must not slip into the next transaction.
-        let undo = RollBackOnDrop { storage: self, armed: true };
-        let outcome = change(&Transaction { storage: self, pager, file });
-        match outcome {
-            Ok(value) => {
-                undo.disarm();
-                self.commit()?;
-                Ok(value)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     fn commit(&self) -> Result<CommitNumber> {
         let outcome = self.with(|open| {
             let pager = &open.pager;
@@ -340,161 +317,6 @@ impl Storage {
         layout::ensure(&pager, &file)?;
         *state = Some(Open { pager, file, mode, swmr, snapshot });
         Ok(())
-    }
-
-    /// Makes the state of an earlier commit the newest one, as a new commit; the states between stay reachable as long
-    /// as they are kept. Uncommitted changes are thrown away. Returns the new commit's number.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoSuchCommit`] when `version` is not among [`Storage::versions`].
-    pub fn rollback_to_version(&self, version: CommitNumber) -> Result<CommitNumber> {
-        let _turn = self.turn.lock();
-        self.roll_back()?;
-        self.with(|open| {
-            let known = open.pager.commits();
-            if version == open.pager.committed().number {
-                return Ok(());
-            }
-            match (known.first(), known.last()) {
-                (Some(oldest), Some(newest)) if !known.iter().any(|commit| commit.number == version) => {
-                    Err(Error::NoSuchCommit {
-                        path: self.path().to_owned(),
-                        wanted: version,
-                        oldest: oldest.number,
-                        newest: newest.number,
-                    })
-                }
-                _ => Ok(()),
-            }
-        })?;
-        let mut state = self.state.write();
-        let Some(open) = state.take() else { return Err(Error::Closed { path: self.path().to_owned() }) };
-        let Open { pager, file, mode, swmr, .. } = open;
-        if version == pager.committed().number {
-            *state = Some(Open { pager, file, mode, swmr, snapshot: Mutex::new(None) });
-            return Ok(version);
-        }
-        pager.rollback();
-        close_file(file);
-        let outcome = Self::restore(&pager, version);
-        if outcome.is_err() {
-            pager.rollback();
-        }
-        let file = Self::writer_file(&pager)?;
-        *state = Some(Open { pager, file, mode, swmr, snapshot: Mutex::new(None) });
-        outcome
-    }
-
-    fn restore(pager: &Arc<Pager>, version: CommitNumber) -> Result<CommitNumber> {
-        pager.restore(version)?;
-        // The file says which commit it is, so even one that takes it back is not the same.
-        let file = Self::writer_file(pager)?;
-        let outcome = commit(pager, &file);
-        // What libhdf5 writes when it closes the file belongs to no transaction.
-        pager.rollback();
-        close_file(file);
-        outcome
-    }
-
-    /// The commits that [`Storage::rollback_to_version`] takes, oldest first; the last is the current one. How many
-    /// are kept is set by [`Options::history`].
-    pub fn versions(&self) -> Result<Vec<CommitInfo>> {
-        self.with(|open| {
-            let commits = open.pager.commits();
-            Ok(commits
-                .iter()
-                .map(|commit| CommitInfo { number: commit.number, time: commit.time, bytes: commit.eoa })
-                .collect())
-        })
-    }
-
-    /// The newest commit of this file, as far as this opening knows.
-    pub fn version(&self) -> Result<CommitNumber> {
-        self.with(|open| Ok(open.pager.committed().number))
-    }
-
-    /// The newest commit that programs reading the file itself see. It is older than [`Storage::version`] while they
-    /// keep the file open.
-    pub fn applied_version(&self) -> Result<CommitNumber> {
-        self.with(|open| Ok(open.pager.applied()))
-    }
-
-    /// What is wrong with the bytes behind the end of the HDF5 data, if anything; data is never there.
-    pub fn trailer_problem(&self) -> Result<Option<String>> {
-        self.with(|open| Ok(open.pager.trailer_problem().map(str::to_owned)))
-    }
-
-    /// The last commit, held for reading while this process goes on writing. Cheap when nothing was committed since
-    /// the last call.
-    pub fn snapshot(&self) -> Result<Arc<Snapshot>> {
-        self.with(|open| {
-            let mut held = open.snapshot.lock();
-            if let Some(snapshot) = &*held
-                && (open.mode == Mode::Read || snapshot.version() == open.pager.committed().number)
-            {
-                return Ok(Arc::clone(snapshot));
-            }
-            let snapshot = Arc::new(Snapshot::of(&open.pager)?);
-            *held = Some(Arc::clone(&snapshot));
-            Ok(snapshot)
-        })
-    }
-
-    /// Moves a reader opened with `swmr` to the newest commit; returns its number. Handles reached from the file before
-    /// are closed. If the file cannot be opened again, the storage is closed and the error returned.
-    pub fn refresh(&self) -> Result<CommitNumber> {
-        let _turn = self.turn.lock();
-        let mut state = self.state.write();
-        match state.as_ref() {
-            None => return Err(Error::Closed { path: self.path().to_owned() }),
-            Some(open) if open.mode != Mode::Read => return Ok(open.pager.committed().number),
-            Some(open) if !open.swmr => {
-                let problem = "refresh needs a reader opened with swmr".to_owned();
-                return Err(Error::Usage { path: self.path().to_owned(), problem });
-            }
-            Some(_) => {}
-        }
-        // The old lock goes first, so that a waiting writer can apply its commits.
-        drop(state.take());
-        let open = self.open_state(Mode::Read, true)?;
-        let number = open.pager.committed().number;
-        *state = Some(open);
-        Ok(number)
-    }
-
-    /// Gives up all earlier commits, which makes the space of what was deleted reusable at once and cuts the file
-    /// where its end is free.
-    pub fn expire_versions(&self) -> Result<()> {
-        let _turn = self.turn.lock();
-        self.with(|open| {
-            open.file.flush().map_err(|error| explain(&open.pager, "write out its metadata", &error))?;
-            if open.pager.has_changes() {
-                let problem = "expire_versions needs a committed state; call flush or rollback first".to_owned();
-                return Err(Error::Usage { path: self.path().to_owned(), problem });
-            }
-            open.snapshot.lock().take();
-            if open.pager.committed().eoa == 0 { Ok(()) } else { open.pager.expire_history() }
-        })
-    }
-
-    /// Closes and opens the HDF5 file between two transactions, so that space freed in this session can be handed out
-    /// from any page. Handles reached from the file before are closed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Usage`] while changes are pending.
-    pub fn reclaim(&self) -> Result<()> {
-        let _turn = self.turn.lock();
-        let pending = self.with(|open| {
-            open.file.flush().map_err(|error| explain(&open.pager, "write out its metadata", &error))?;
-            Ok(open.pager.has_changes())
-        })?;
-        if pending {
-            let problem = "reclaim needs a committed state; call flush or rollback first".to_owned();
-            return Err(Error::Usage { path: self.path().to_owned(), problem });
-        }
-        self.roll_back()
     }
 
     /// Closes the file, committing what is pending. The file then stands alone, without a journal, unless readers of
@@ -552,26 +374,6 @@ impl Storage {
     /// Whether `item`, a path from the root, names something.
     pub fn contains(&self, item: &str) -> Result<bool> {
         self.with(|open| layout::exists(&open.pager, &open.file, item))
-    }
-
-    /// Opens the file for a scope: the guard derefs to the HDF5 file, and closing it commits.
-    ///
-    /// ```
-    /// # use corallite_file::{Mode, Storage};
-    /// let storage = Storage::new(corallite_file::Source::Memory);
-    /// {
-    ///     let file = storage.enter(Mode::Append, false)?;
-    ///     file.create_group("inside")?;
-    ///     file.close()?;
-    /// }
-    /// assert!(!storage.is_open());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn enter(&self, mode: Mode, swmr: bool) -> Result<StorageGuard<'_>> {
-        if !self.is_open() {
-            self.open(mode, swmr)?;
-        }
-        Ok(StorageGuard { storage: self, file: self.file()?, closed: false })
     }
 
     /// Binds what a log's replay calls; replaces an earlier one.
@@ -644,129 +446,4 @@ fn explain(pager: &Pager, action: &str, error: &hdf5_metno::Error) -> Error {
 fn close_file(file: File) {
     // What it still writes is dropped by its epoch, so an error has no consequence.
     let _ = file.close();
-}
-
-struct RollBackOnDrop<'a> {
-    storage: &'a Storage,
-    armed: bool,
-}
-
-impl RollBackOnDrop<'_> {
-    fn disarm(mut self) {
-        self.armed = false;
-    }
-}
-
-impl Drop for RollBackOnDrop<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            // If this fails the storage is closed, and the next call says so.
-            let _ = self.storage.roll_back();
-        }
-    }
-}
-
-/// A running transaction; see [`Storage::transaction`].
-#[derive(Debug)]
-pub struct Transaction<'a> {
-    storage: &'a Storage,
-    pager: Arc<Pager>,
-    file: File,
-}
-
-impl Transaction<'_> {
-    /// The HDF5 file as this transaction sees it.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// The storage.
-    pub fn storage(&self) -> &Storage {
-        self.storage
-    }
-
-    /// Writes the bytes of a contiguous dataset in place; see [`contiguous_offset`](crate::contiguous_offset). Whole
-    /// pages of new space go straight to the file, without a copy in memory and without libhdf5's lock.
-    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.pager.write(self.pager.epoch(), offset, bytes)
-    }
-
-    /// Finds room for `length` bytes of array data, of which a [`NewDataset`](crate::NewDataset) will say where they
-    /// are. Room that no dataset comes to name has to be given back with [`Transaction::release`], or is lost.
-    pub fn allocate(&self, length: u64) -> Result<u64> {
-        self.pager.allocate(self.pager.epoch(), Use::Raw, length)
-    }
-
-    /// As [`Transaction::allocate`], for bytes that are decoded before they are used and so need no alignment.
-    pub fn allocate_encoded(&self, length: u64) -> Result<u64> {
-        self.pager.allocate(self.pager.epoch(), Use::Encoded, length)
-    }
-
-    /// Gives back room that [`Transaction::allocate`] found in this transaction and that no dataset names.
-    pub fn release(&self, offset: u64, length: u64) -> Result<()> {
-        self.pager.release(offset, length)
-    }
-
-    pub(crate) fn allocate_metadata(&self, length: u64) -> Result<u64> {
-        self.pager.allocate(self.pager.epoch(), Use::Metadata, length)
-    }
-
-    /// Creates datasets whose bytes are known, at a fraction of what libhdf5 needs for each.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Usage`] for a file of another program whose addresses are not of eight bytes or do not count from its
-    /// beginning.
-    pub fn create_datasets(&self) -> Result<DatasetWriter<'_>> {
-        let mut superblock = [0; superblock::LENGTH];
-        self.read_at(0, &mut superblock)?;
-        if superblock::is_usual(&superblock) {
-            return Ok(DatasetWriter::new(self));
-        }
-        let problem = "its addresses are not of eight bytes, or it begins with a user block; rewrite it with h5repack";
-        Err(Error::Usage { path: self.pager.path().to_owned(), problem: problem.to_owned() })
-    }
-
-    /// Reads bytes as this transaction sees them.
-    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.pager.read_as_writer(offset, buffer)
-    }
-
-    /// What an error of libhdf5 in this transaction really was.
-    pub fn explain(&self, action: &str, error: &hdf5_metno::Error) -> Error {
-        explain(&self.pager, action, error)
-    }
-}
-
-/// An open storage that closes at the end of its scope; see [`Storage::enter`].
-#[derive(Debug)]
-pub struct StorageGuard<'a> {
-    storage: &'a Storage,
-    file: File,
-    closed: bool,
-}
-
-impl StorageGuard<'_> {
-    /// Commits and closes, and says whether that worked.
-    pub fn close(mut self) -> Result<()> {
-        self.closed = true;
-        self.storage.close()
-    }
-}
-
-impl std::ops::Deref for StorageGuard<'_> {
-    type Target = File;
-
-    fn deref(&self) -> &File {
-        &self.file
-    }
-}
-
-impl Drop for StorageGuard<'_> {
-    fn drop(&mut self) {
-        if !self.closed {
-            // A scope cannot return an error; `close` can.
-            let _ = self.storage.close();
-        }
-    }
 }

@@ -5,9 +5,9 @@ use std::ffi::CStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use corallite_file::hdf5::Datatype;
 use corallite_file::hdf5::dataset::Layout;
 use corallite_file::hdf5::plist::dataset_create::{AllocTime, FillTime};
-use corallite_file::hdf5::Datatype;
 use corallite_file::{
     AttributeValue, DataLayout, Disk, Mode, NewDataset, Options, SimulatedDisk, Snapshot, Storage, StoredChunk,
     contiguous_offset, encode_datatype, write_chunk,

@@ -319,10 +319,8 @@ pub(crate) fn hash_all(
     for (weight, hashed) in weights.iter().zip(&mut hashed).filter(|(weight, _)| is_large(weight)) {
         stop_if_cancelled(watch)?;
         let data = weight.data()?;
-        let (place, hash) = rayon::join(
-            || place(transaction, &data),
-            || content_hash(weight.dtype(), weight.shape(), &data),
-        );
+        let (place, hash) =
+            rayon::join(|| place(transaction, &data), || content_hash(weight.dtype(), weight.shape(), &data));
         watch.advance(data.len() as u64);
         *hashed = Some(Hashed { place: Some(place?), hash, data });
     }

@@ -1,8 +1,9 @@
-//! Links: to objects that libhdf5 has not made, and to where objects are.
+//! The calls into libhdf5 that encoding needs: links to objects that libhdf5 has not made, where objects are, and the
+//! bytes of its datatypes.
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CString, c_int, c_void};
 
 use hdf5_metno::sync::sync;
 use hdf5_metno::{Error, Group, Result};
@@ -10,11 +11,36 @@ use hdf5_metno_sys::h5i::hid_t;
 use hdf5_metno_sys::h5l::{H5L_info2_t, H5L_type_t, H5Lget_info2};
 use hdf5_metno_sys::h5o::{H5O_token_t, H5Oclose, H5Olink, H5Oopen_by_token};
 use hdf5_metno_sys::h5p::H5P_DEFAULT;
+use hdf5_metno_sys::h5t::H5Tencode;
 
 unsafe extern "C" {
     // Missing in the binding.
     fn H5VLnative_addr_to_token(location: hid_t, address: u64, token: *mut H5O_token_t) -> c_int;
     fn H5VLnative_token_to_addr(location: hid_t, token: H5O_token_t, address: *mut u64) -> c_int;
+}
+
+/// The bytes of a datatype message for an open libhdf5 type.
+///
+/// # Errors
+///
+/// What libhdf5 reports.
+pub fn encode_datatype(datatype: hid_t) -> hdf5_metno::Result<Vec<u8>> {
+    /// H5Tencode puts the message's type and its own version in front.
+    const PREFIX: usize = 2;
+    sync(|| {
+        let mut length = 0;
+        // SAFETY: asks for the length only; the type's id is checked by libhdf5.
+        if unsafe { H5Tencode(datatype, std::ptr::null_mut(), &raw mut length) } < 0 {
+            return Err(hdf5_metno::Error::query()?);
+        }
+        let mut bytes = vec![0_u8; length];
+        // SAFETY: the buffer has the length that libhdf5 asked for.
+        if unsafe { H5Tencode(datatype, bytes.as_mut_ptr().cast::<c_void>(), &raw mut length) } < 0 {
+            return Err(hdf5_metno::Error::query()?);
+        }
+        bytes.drain(..PREFIX.min(length));
+        Ok(bytes)
+    })
 }
 
 /// Links the object whose header begins at `offset` into `group`. Its reference count must be 0; linking makes it 1.

@@ -1,0 +1,132 @@
+//! One transaction: changes that become durable together.
+
+use std::sync::Arc;
+
+use hdf5_metno::File;
+
+use super::{Storage, explain};
+use crate::error::{Error, Result};
+use crate::object::{DatasetWriter, superblock};
+use crate::pager::Pager;
+use crate::space::Use;
+
+impl Storage {
+    /// Runs `change` as one transaction: committed durably when it returns `Ok`, rolled back when it returns `Err`.
+    /// Transactions of several threads take turns; readers are not kept waiting. Changes pending from
+    /// [`Storage::file`] join the first transaction that follows.
+    pub fn transaction<T, E: From<Error>>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let _turn = self.turn.lock();
+        let (pager, file) = self.with(|open| {
+            if !open.pager.is_writable() {
+                return Err(Error::ReadOnly { path: self.path().to_owned() });
+            }
+            Ok((Arc::clone(&open.pager), open.file.clone()))
+        })?;
+        // Should `change` panic, what it did must not slip into the next transaction.
+        let undo = RollBackOnDrop { storage: self, armed: true };
+        let outcome = change(&Transaction { storage: self, pager, file });
+        match outcome {
+            Ok(value) => {
+                undo.disarm();
+                self.commit()?;
+                Ok(value)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+struct RollBackOnDrop<'a> {
+    storage: &'a Storage,
+    armed: bool,
+}
+
+impl RollBackOnDrop<'_> {
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for RollBackOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            // If this fails the storage is closed, and the next call says so.
+            let _ = self.storage.roll_back();
+        }
+    }
+}
+
+/// A running transaction; see [`Storage::transaction`].
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    storage: &'a Storage,
+    pager: Arc<Pager>,
+    file: File,
+}
+
+impl Transaction<'_> {
+    /// The HDF5 file as this transaction sees it.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The storage.
+    pub fn storage(&self) -> &Storage {
+        self.storage
+    }
+
+    /// Writes the bytes of a contiguous dataset in place; see [`contiguous_offset`](crate::contiguous_offset). Whole
+    /// pages of new space go straight to the file, without a copy in memory and without libhdf5's lock.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.pager.write(self.pager.epoch(), offset, bytes)
+    }
+
+    /// Finds room for `length` bytes of array data, of which a [`NewDataset`](crate::NewDataset) will say where they
+    /// are. Room that no dataset comes to name has to be given back with [`Transaction::release`], or is lost.
+    pub fn allocate(&self, length: u64) -> Result<u64> {
+        self.pager.allocate(self.pager.epoch(), Use::Raw, length)
+    }
+
+    /// As [`Transaction::allocate`], for bytes that are decoded before they are used and so need no alignment.
+    pub fn allocate_encoded(&self, length: u64) -> Result<u64> {
+        self.pager.allocate(self.pager.epoch(), Use::Encoded, length)
+    }
+
+    /// Gives back room that [`Transaction::allocate`] found in this transaction and that no dataset names.
+    pub fn release(&self, offset: u64, length: u64) -> Result<()> {
+        self.pager.release(offset, length)
+    }
+
+    pub(crate) fn allocate_metadata(&self, length: u64) -> Result<u64> {
+        self.pager.allocate(self.pager.epoch(), Use::Metadata, length)
+    }
+
+    /// Creates datasets whose bytes are known, at a fraction of what libhdf5 needs for each.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] for a file of another program whose addresses are not of eight bytes or do not count from its
+    /// beginning.
+    pub fn create_datasets(&self) -> Result<DatasetWriter<'_>> {
+        let mut superblock = [0; superblock::LENGTH];
+        self.read_at(0, &mut superblock)?;
+        if superblock::is_usual(&superblock) {
+            return Ok(DatasetWriter::new(self));
+        }
+        let problem = "its addresses are not of eight bytes, or it begins with a user block; rewrite it with h5repack";
+        Err(Error::Usage { path: self.pager.path().to_owned(), problem: problem.to_owned() })
+    }
+
+    /// Reads bytes as this transaction sees them.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.pager.read_as_writer(offset, buffer)
+    }
+
+    /// What an error of libhdf5 in this transaction really was.
+    pub fn explain(&self, action: &str, error: &hdf5_metno::Error) -> Error {
+        explain(&self.pager, action, error)
+    }
+}
