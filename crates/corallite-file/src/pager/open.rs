@@ -431,6 +431,8 @@ impl Opening<'_> {
             for state in candidates {
                 let length = state.eoa.saturating_sub(page.start()).min(PAGE_SIZE) as usize;
                 let same = match contents.versions.lookup(page, state.number) {
+                    // A later transaction may have written it directly.
+                    _ if state.is_free(page) => true,
                     // The same image as that of the candidate before.
                     Some(place) if refused == Some(place) => false,
                     Some(Place::Journal(offset)) => {
