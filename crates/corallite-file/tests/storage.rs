@@ -5,7 +5,7 @@ use std::sync::Arc;
 use corallite_file::{Buffer, CommitNumber, Error, Mode, Options, Replay, Source, Storage};
 use parking_lot::Mutex;
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 fn set(storage: &Storage, group: &str, value: i64) -> Outcome {
     let group = storage.create_group(group)?;
@@ -390,5 +390,54 @@ fn a_refused_opening_leaves_no_new_file() -> Outcome {
     assert!(Storage::new(path.as_path()).open(Mode::Append, false).is_err());
     assert!(!path.exists(), "an empty store was left");
     assert_eq!(std::fs::read(&journal)?, vec![7_u8; 10_000]);
+    Ok(())
+}
+
+/// A file as a crash in the middle of applying a commit leaves it; returns its path and its journal's.
+fn half_applied(directory: &std::path::Path) -> Outcome<(std::path::PathBuf, std::path::PathBuf)> {
+    let path = directory.join("a.h5");
+    let storage = Storage::with_options(path.as_path(), Options::new().lock_wait(std::time::Duration::ZERO));
+    storage.open(Mode::Append, false)?;
+    set(&storage, "a", 1)?;
+    storage.flush()?;
+    // While another program reads, the commit waits in the journal.
+    let reader = std::fs::File::open(&path)?;
+    reader.lock_shared()?;
+    set(&storage, "a", 2)?;
+    storage.flush()?;
+    let (copy, journal) = (directory.join("copy.h5"), directory.join("copy.h5-journal"));
+    std::fs::copy(&path, &copy)?;
+    std::fs::copy(directory.join("a.h5-journal"), &journal)?;
+    let mut bytes = std::fs::read(&copy)?;
+    assert_eq!(bytes[1..4], *b"HDF");
+    bytes[..8].copy_from_slice(b"CORALMID");
+    std::fs::write(&copy, bytes)?;
+    Ok((copy, journal))
+}
+
+#[test]
+fn a_reader_finishes_what_a_crashed_writer_began_to_apply() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (path, journal) = half_applied(directory.path())?;
+    let storage = Storage::new(path.as_path());
+    storage.open(Mode::Read, false)?;
+    assert_eq!(get(&storage, "a")?, 2);
+    assert_eq!(std::fs::read(&path)?[1..4], *b"HDF", "no other program can open it");
+    assert!(!journal.exists());
+    Ok(())
+}
+
+#[test]
+fn a_reader_that_may_not_write_reads_a_half_applied_file_as_it_is() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (path, journal) = half_applied(directory.path())?;
+    let before = (std::fs::read(&path)?, std::fs::read(&journal)?);
+    // The lock of a writer, alive but slow.
+    let writer = std::fs::File::open(&journal)?;
+    writer.lock()?;
+    let storage = Storage::new(path.as_path());
+    storage.open(Mode::Read, false)?;
+    assert_eq!(get(&storage, "a")?, 2);
+    assert_eq!((std::fs::read(&path)?, std::fs::read(&journal)?), before);
     Ok(())
 }

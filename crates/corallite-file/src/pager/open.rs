@@ -98,6 +98,14 @@ impl Pager {
     }
 }
 
+impl Pager {
+    /// Whether the file shows that a commit was being applied to it when its writer ended.
+    pub(crate) fn is_half_applied(disk: &dyn Disk, path: &Path) -> bool {
+        let mut start = [0; GUARD.len()];
+        disk.open(path, Access::Read).is_ok_and(|file| file.read_at(0, &mut start).is_ok()) && start == GUARD
+    }
+}
+
 /// Whether a path is the name of another store's companion file.
 fn is_companion(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();

@@ -175,6 +175,9 @@ impl Storage {
             return Err(Error::NotFound { path: self.path().to_owned() });
         }
         let path = self.disk.resolve(self.path()).map_err(|error| Error::io("resolve", self.path(), error))?;
+        if mode == Mode::Read && Pager::is_half_applied(self.disk.as_ref(), &path) {
+            self.finish_applying(&path);
+        }
         let pager = Pager::open(Arc::clone(&self.disk), &path, how, self.options.limits())?;
         match self.open_on(&pager, mode, swmr) {
             Ok(open) => Ok(open),
@@ -182,6 +185,21 @@ impl Storage {
                 pager.give_up();
                 Err(error)
             }
+        }
+    }
+
+    /// Finishes what a program that crashed began to write into the file, which no other HDF5 program can open until
+    /// then. Whatever keeps it from happening is no error: the commits are read from the journal as they are.
+    fn finish_applying(&self, path: &Path) {
+        let limits = self.options.clone().lock_wait(std::time::Duration::ZERO).limits();
+        let Ok(pager) = Pager::open(Arc::clone(&self.disk), path, OpenAs::Writer, limits) else { return };
+        match self.open_on(&pager, Mode::ReadWrite, false) {
+            Ok(Open { pager, file, .. }) => {
+                pager.rollback();
+                close_file(file);
+                let _ = pager.close(false);
+            }
+            Err(_) => pager.give_up(),
         }
     }
 
