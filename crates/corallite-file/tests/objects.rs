@@ -61,7 +61,9 @@ fn create(storage: &Storage, plans: &[(String, Plan)]) -> Outcome {
             let mut chunks = Vec::new();
             let mut dims = plan.dims.clone();
             let filters = match plan.form {
-                Form::Rows(_, true) => vec![FilterStep { id: 32000, optional: true, parameters: vec![1, 2] }],
+                Form::Rows(_, true) => {
+                    vec![FilterStep { id: 32000, name: "lzf".to_owned(), optional: true, parameters: vec![1, 2] }]
+                }
                 _ => Vec::new(),
             };
             let layout = match plan.form {

@@ -355,12 +355,12 @@ fn pipeline(body: &mut Cursor<'_>) -> Step<Vec<FilterStep>> {
     (0..count)
         .map(|_| {
             let id = body.number(2)? as u16;
-            if id >= FIRST_NAMED_FILTER {
-                body.expect(&[0, 0])?;
-            }
+            let name = if id >= FIRST_NAMED_FILTER { body.number(2)? } else { 0 };
             let (flags, parameters) = (body.number(2)?, body.number(2)?);
+            let name = body.take(name as usize)?.split(|&byte| byte == 0).next().unwrap_or_default();
+            let name = String::from_utf8(name.to_vec()).map_err(|_| Stop::Foreign)?;
             let parameters = (0..parameters).map(|_| Ok(body.number(4)? as u32)).collect::<Step<_>>()?;
-            Ok(FilterStep { id, optional: flags & 1 != 0, parameters })
+            Ok(FilterStep { id, name, optional: flags & 1 != 0, parameters })
         })
         .collect()
 }

@@ -70,10 +70,14 @@ pub(super) fn object_header(
         for filter in filters {
             body.extend_from_slice(&filter.id.to_le_bytes());
             if filter.id >= FIRST_NAMED_FILTER {
-                body.extend_from_slice(&0_u16.to_le_bytes());
+                body.extend_from_slice(&(filter.name.len() as u16 + 1).to_le_bytes());
             }
             body.extend_from_slice(&u16::from(filter.optional).to_le_bytes());
             body.extend_from_slice(&(filter.parameters.len() as u16).to_le_bytes());
+            if filter.id >= FIRST_NAMED_FILTER {
+                body.extend_from_slice(filter.name.as_bytes());
+                body.push(0);
+            }
             filter.parameters.iter().for_each(|value| body.extend_from_slice(&value.to_le_bytes()));
         }
         messages.push(FILTER_PIPELINE, CONSTANT, &body, "the filter pipeline")?;

@@ -44,6 +44,9 @@ pub enum AttributeValue {
 pub struct FilterStep {
     /// The filter's registered number.
     pub id: u16,
+    /// Its name. Recorded for filters that are not HDF5's own (numbers from 256 on): without it, libhdf5 writes a header
+    /// that it cannot read when another program that knows the filter copies the dataset.
+    pub name: String,
     /// Whether a chunk may leave it out.
     pub optional: bool,
     /// What it is told.

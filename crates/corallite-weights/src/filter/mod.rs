@@ -141,6 +141,16 @@ impl Filter {
             Self::Lzf => 32000,
         }
     }
+
+    /// The name under which it is registered.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deflate { .. } => "deflate",
+            Self::Shuffle { .. } => "shuffle",
+            Self::Fletcher32 => "fletcher32",
+            Self::Lzf => "lzf",
+        }
+    }
 }
 
 /// Buffers and coder state that are worth keeping from one chunk to the next. One per thread.

@@ -124,7 +124,7 @@ fn step(filter: &Filter) -> FilterStep {
         Filter::Deflate { level } => vec![level.into()],
         Filter::Lzf | Filter::Fletcher32 => Vec::new(),
     };
-    FilterStep { id: filter.id() as u16, optional: true, parameters }
+    FilterStep { id: filter.id() as u16, name: filter.name().to_owned(), optional: true, parameters }
 }
 
 /// A chunk ready to be written.
