@@ -256,6 +256,19 @@ fn what_hdf5_cannot_hold_is_an_error_and_leaves_nothing() -> Outcome {
     let mut long = simple(4, Form::Contiguous);
     long.attributes = vec![AttributeValue::Integers(vec![0; 9000])];
     assert!(create(&storage, &[("long list".to_owned(), long)]).is_err());
+    for dims in [vec![1; 33], vec![u64::MAX, 2], vec![3]] {
+        let tx = storage.transaction(|tx| -> Result<(), Error> {
+            let dataset = NewDataset {
+                datatype: &[],
+                item_size: 2,
+                dims: &dims,
+                layout: DataLayout::Compact(&[1]),
+                attributes: &[],
+            };
+            tx.create_datasets()?.create(tx.file(), "impossible", &dataset)
+        });
+        assert!(matches!(tx, Err(Error::Usage { .. })), "{dims:?}");
+    }
     create(&storage, &[("twice".to_owned(), simple(4, Form::Compact))])?;
     assert!(create(&storage, &[("twice".to_owned(), simple(5, Form::Compact))]).is_err());
     assert_eq!(storage.file()?.dataset("twice")?.size(), 4);

@@ -33,6 +33,32 @@ pub(super) const FIXED_ARRAY: u8 = 3;
 /// Filters from this number on are written with their name.
 pub(super) const FIRST_NAMED_FILTER: u16 = 256;
 
+/// Whether HDF5 can have such a dataset, and the layout fits its dimensions.
+pub(super) fn check(dataset: &NewDataset<'_>) -> Result<(), &'static str> {
+    /// `H5S_MAX_RANK` and `H5Z_MAX_NFILTERS`.
+    const MOST: usize = 32;
+    let product = |dims: &[u64]| dims.iter().try_fold(u64::from(dataset.item_size), |size, &dim| size.checked_mul(dim));
+    let length = product(dataset.dims).filter(|_| dataset.dims.len() <= MOST && dataset.item_size > 0);
+    let Some(length) = length else { return Err("its dimensions are more or larger than HDF5 allows") };
+    let fits = match dataset.layout {
+        DataLayout::Compact(bytes) => bytes.len() as u64 == length,
+        DataLayout::Contiguous(offset) => offset.is_some() || length == 0,
+        DataLayout::Chunked { dims, filters, chunks } => {
+            let whole = product(dims).is_some_and(|bytes| bytes > 0 && bytes <= u64::from(u32::MAX));
+            let count = dims.iter().zip(dataset.dims).try_fold(1_u64, |count, (&chunk, &dim)| {
+                if chunk == 0 { None } else { count.checked_mul(dim.div_ceil(chunk)) }
+            });
+            whole
+                && !dims.is_empty()
+                && dims.len() == dataset.dims.len()
+                && count == Some(chunks.len() as u64)
+                && filters.len() <= MOST
+                && filters.iter().all(|filter| filter.parameters.len() <= 1024 && !filter.name.contains('\0'))
+        }
+    };
+    if fits { Ok(()) } else { Err("its layout does not fit its dimensions") }
+}
+
 /// What does not fit into a message.
 #[derive(Debug)]
 pub(super) struct TooLarge(pub(super) &'static str);
@@ -70,7 +96,8 @@ pub(super) fn object_header(
         for filter in filters {
             body.extend_from_slice(&filter.id.to_le_bytes());
             if filter.id >= FIRST_NAMED_FILTER {
-                body.extend_from_slice(&(filter.name.len() as u16 + 1).to_le_bytes());
+                let length = u16::try_from(filter.name.len() + 1).map_err(|_| TooLarge("a filter's name"))?;
+                body.extend_from_slice(&length.to_le_bytes());
             }
             body.extend_from_slice(&u16::from(filter.optional).to_le_bytes());
             body.extend_from_slice(&(filter.parameters.len() as u16).to_le_bytes());

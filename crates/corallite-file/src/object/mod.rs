@@ -135,6 +135,8 @@ impl<'a> DatasetWriter<'a> {
     /// [`Error::Usage`] for what HDF5 cannot hold, and what libhdf5 reports, for example for a name that is taken.
     pub fn create(&mut self, group: &Group, link: &str, dataset: &NewDataset<'_>) -> Result<()> {
         let usage = |problem: String| Error::Usage { path: self.transaction.storage().path().to_owned(), problem };
+        encode::check(dataset)
+            .map_err(|problem| usage(format!("`{}` cannot be created: {problem}", link.escape_default())))?;
         let mut texts = Vec::new();
         for (_, value) in dataset.attributes {
             if let AttributeValue::Text(text) = value {
