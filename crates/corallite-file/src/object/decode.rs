@@ -404,3 +404,109 @@ fn layout(body: &mut Cursor<'_>) -> Step<std::result::Result<StoredLayout, Chunk
         _ => Err(Stop::Foreign),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::encode::{fixed_array, object_header};
+    use super::super::heap::HeapText;
+    use super::super::{DataLayout, NewDataset};
+    use super::*;
+
+    struct Memory(Vec<u8>);
+
+    impl Bytes for Memory {
+        fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+            buffer.copy_from_slice(&self.0[offset as usize..][..buffer.len()]);
+            Ok(())
+        }
+
+        fn end(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn damaged(&self, offset: u64, problem: &str) -> Error {
+            Error::damaged(std::path::Path::new("memory"), offset, problem)
+        }
+    }
+
+    const HEADER: usize = 0;
+    const HEAP: usize = 1024;
+    const INDEX: usize = 2048;
+
+    /// A dataset of three chunks with every kind of attribute, and where its structures end.
+    fn file() -> (Vec<u8>, [(usize, usize); 3]) {
+        let filters = [
+            FilterStep { id: 2, name: String::new(), optional: true, parameters: vec![4] },
+            FilterStep { id: 32000, name: "lzf".to_owned(), optional: true, parameters: vec![] },
+        ];
+        let chunk = StoredChunk { offset: 5000, length: 77, filter_mask: 1 };
+        let attributes = [
+            (c"text", AttributeValue::Text("some text".to_owned())),
+            (c"integers", AttributeValue::Integers(vec![1, -2])),
+            (c"unsigned", AttributeValue::Unsigned(7)),
+            (c"real", AttributeValue::Real(0.5)),
+        ];
+        let dataset = NewDataset {
+            datatype: &[0x10, 8, 0, 0, 4, 0, 0, 0, 0, 0, 32, 0],
+            item_size: 4,
+            dims: &[25, 3],
+            layout: DataLayout::Chunked { dims: &[10, 3], filters: &filters, chunks: &[chunk; 3] },
+            attributes: &attributes,
+        };
+        let text = HeapText { length: 9, collection: HEAP as u64, index: 1 };
+        let header = object_header(&dataset, &[text], Some(INDEX as u64)).expect("it fits");
+        let index = fixed_array(INDEX as u64, &[chunk; 3], 120, true);
+        let mut heap = b"GCOL\x01\0\0\0".to_vec();
+        heap.extend_from_slice(&64_u64.to_le_bytes());
+        heap.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+        heap.extend_from_slice(b"some text\0\0\0\0\0\0\0");
+        heap.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0]);
+        let mut bytes = vec![0; 8192];
+        bytes[HEADER..header.len()].copy_from_slice(&header);
+        bytes[HEAP..HEAP + heap.len()].copy_from_slice(&heap);
+        bytes[INDEX..INDEX + index.len()].copy_from_slice(&index);
+        let sealed = [(HEADER, header.len()), (INDEX, INDEX + 28), (INDEX + 28, INDEX + index.len())];
+        (bytes, sealed)
+    }
+
+    #[test]
+    fn it_is_read_back() {
+        let found = describe(&Memory(file().0), 0).unwrap().expect("the form is known");
+        assert_eq!(found.dims, [25, 3]);
+        assert_eq!(found.attributes.len(), 4);
+        assert_eq!(found.attributes[0], (c"text".to_owned(), AttributeValue::Text("some text".to_owned())));
+        let StoredLayout::Chunked { chunks, filters, .. } = found.layout else { panic!("{:?}", found.layout) };
+        assert_eq!((chunks.len(), filters[1].name.as_str()), (3, "lzf"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        /// Bytes that a forger changed, with checksums that agree: anything but a panic or memory without bound.
+        #[test]
+        fn forged_structures_do_no_harm(
+            changes in prop::collection::vec((0..3_usize, any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            heap in prop::collection::vec((0..64_usize, any::<u8>()), 0..3),
+        ) {
+            let (mut bytes, sealed) = file();
+            for (structure, at, value) in changes {
+                let (start, end) = sealed[structure];
+                bytes[start + at.index(end - start - 4)] = value;
+            }
+            for (at, value) in heap {
+                bytes[HEAP + at] = value;
+            }
+            for (start, end) in sealed {
+                let sum = lookup3(&bytes[start..end - 4]);
+                bytes[end - 4..end].copy_from_slice(&sum.to_le_bytes());
+            }
+            if let Ok(Some(found)) = describe(&Memory(bytes), 0)
+                && let StoredLayout::Chunked { chunks, .. } = found.layout
+            {
+                prop_assert!(chunks.len() <= 8192);
+            }
+        }
+    }
+}

@@ -210,7 +210,7 @@ fn layout(dataset: &NewDataset<'_>, index: Option<u64>) -> Result<Vec<u8>, TooLa
 pub(super) fn page_bits(chunks: usize) -> u8 {
     /// libhdf5's own.
     const USUAL: u32 = 10;
-    (chunks as u64).next_power_of_two().ilog2().max(USUAL) as u8
+    (chunks as u64).checked_next_power_of_two().map_or(u64::BITS, u64::ilog2).max(USUAL) as u8
 }
 
 /// Bytes of a chunk's length in the index, as libhdf5 counts them.
