@@ -10,7 +10,7 @@ use corallite::{Error, Store};
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 
-/// Opens a store to look at it. It is not changed, not even by recovery after a crash.
+/// Opens a store to look at it. It is not changed; only what a crash left half applied is finished.
 pub(crate) fn to_read(path: &Path) -> Result<Store, Failure> {
     let store = match Store::open_read_only(path) {
         // The first `add` was killed before its commit: there is a store, and nothing in it.
