@@ -21,9 +21,9 @@ use super::{Target, driver};
 /// superblock of a new file is held to 1.8's, whose status flags no reader looks at.
 const OBJECTS: H5F_libver_t = H5F_libver_t::H5F_LIBVER_V110;
 
-/// Bytes of metadata that libhdf5 keeps. Its own 2 MiB makes a transaction over thousands of datasets write and read
-/// the same pages again and again.
-const METADATA_CACHE: usize = 32 << 20;
+/// Bytes of metadata that libhdf5 keeps, as they are in the file; in memory they take several times as much. With its own
+/// 2 MiB, a transaction over thousands of datasets writes and reads the same pages again and again.
+const METADATA_CACHE: usize = 8 << 20;
 
 /// Slots of a dataset's chunk cache, as HDF5 1.x has them. The table of 2.x takes 64 KiB, which are cleared whenever a
 /// dataset is opened.
@@ -86,7 +86,7 @@ fn access_list() -> hdf5_metno::Result<hid_t> {
             .and_then(|_| {
                 cache.set_initial_size = 1;
                 cache.initial_size = METADATA_CACHE;
-                cache.max_size = cache.max_size.max(METADATA_CACHE);
+                cache.max_size = METADATA_CACHE;
                 check(H5Pset_mdc_config(list, &raw mut cache).into())
             })
             .and_then(|_| set_chunk_slots(list))

@@ -265,13 +265,22 @@ impl<'a> Checkpoints<'a> {
             let mut report = GcReport::default();
             for key in self.store.list_weights()? {
                 crate::hdf5_store::stop_if_cancelled(watch)?;
-                // A damaged weight that nobody needs is freed like any other; one that cannot even be looked at stays.
-                if !needed.contains_key(&key) && transaction.is_only_for_checkpoints(&key).unwrap_or(false) {
-                    let bytes = transaction.stored_bytes(&key);
-                    if transaction.unlink(WEIGHTS, key.as_str())? {
-                        report.weights += 1;
-                        report.bytes += bytes;
+                if needed.contains_key(&key) {
+                    continue;
+                }
+                let (freed, bytes) = match self.store.find(&key) {
+                    Ok(found) => found.map_or((false, 0), |(_, stored)| {
+                        (stored.description.only_for_checkpoints, stored.stored_bytes())
+                    }),
+                    // A damaged weight that nobody needs is freed like any other; one that cannot even be looked at stays.
+                    Err(_) => {
+                        let freed = transaction.is_only_for_checkpoints(&key).unwrap_or(false);
+                        (freed, transaction.stored_bytes(&key))
                     }
+                };
+                if freed && transaction.unlink(WEIGHTS, key.as_str())? {
+                    report.weights += 1;
+                    report.bytes += bytes;
                 }
             }
             Ok(report)

@@ -184,7 +184,7 @@ impl Hdf5Store {
         self.storage.snapshot().map_err(lift)
     }
 
-    fn find(&self, key: &WeightHash) -> Result<Option<(Arc<Snapshot>, Stored)>> {
+    pub(crate) fn find(&self, key: &WeightHash) -> Result<Option<(Arc<Snapshot>, Stored)>> {
         let snapshot = self.snapshot()?;
         Ok(Stored::find(snapshot.as_ref(), snapshot.file(), WEIGHTS, key)?.map(|stored| (snapshot, stored)))
     }
