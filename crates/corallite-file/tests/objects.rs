@@ -120,6 +120,7 @@ fn check_with_library(dataset: &Dataset, plan: &Plan) -> Outcome {
     }
     let named = plan.named();
     assert_eq!(dataset.attr_names()?.len(), named.len());
+    assert_eq!(dataset.loc_info()?.num_attrs, named.len());
     for (name, value) in named {
         let attribute = dataset.attr(name.to_str()?)?;
         match value {
@@ -328,6 +329,59 @@ fn the_space_of_removed_datasets_is_used_again() -> Outcome {
         sizes.push(buffer.len());
     }
     assert_eq!(sizes[29], sizes[6], "the file goes on growing: {sizes:?}");
+    Ok(())
+}
+
+#[test]
+fn room_that_no_dataset_names_is_given_back_and_only_that() -> Outcome {
+    let (storage, buffer) = memory()?;
+    let mut sizes = Vec::new();
+    for _ in 0..10 {
+        storage.transaction(|tx| tx.allocate(100_000).map(drop))?;
+        storage.transaction(|tx| -> Result<(), Error> {
+            let offset = tx.allocate(5000)?;
+            assert!(matches!(tx.release(offset, 4999), Err(Error::Usage { .. })));
+            tx.release(offset, 5000)?;
+            assert!(matches!(tx.release(offset, 5000), Err(Error::Usage { .. })), "taken back twice");
+            Ok(())
+        })?;
+        storage.file()?.create_group("now and then")?;
+        storage.flush()?;
+        storage.file()?.unlink("now and then")?;
+        storage.flush()?;
+        sizes.push(buffer.len());
+    }
+    assert_eq!(sizes[9], sizes[3], "{sizes:?}");
+    create(&storage, &[("data".to_owned(), simple(5000, Form::Contiguous))])?;
+    let found = describe(storage.snapshot()?.as_ref(), "data")?.ok_or("only libhdf5 can read it")?;
+    let StoredLayout::Contiguous { offset: Some(offset), length } = found.layout else { return Err("no place".into()) };
+    assert!(matches!(storage.transaction(|tx| tx.release(offset, length)), Err(Error::Usage { .. })));
+    Ok(())
+}
+
+#[test]
+fn data_outside_the_file_is_damage() -> Outcome {
+    let (storage, _) = memory()?;
+    let datatype = encode_datatype(Datatype::from_type::<u8>()?.id())?;
+    let outside = StoredChunk { offset: 1 << 40, length: 10, filter_mask: 0 };
+    for layout in [
+        DataLayout::Contiguous(Some(1 << 40)),
+        DataLayout::Chunked { dims: &[10], filters: &[], chunks: &[outside] },
+        DataLayout::Chunked { dims: &[5], filters: &[], chunks: &[outside, outside] },
+    ] {
+        let created = storage.transaction(|tx| -> Result<(), Error> {
+            let dataset = NewDataset { datatype: &datatype, item_size: 1, dims: &[10], layout, attributes: &[] };
+            tx.create_datasets()?.create(tx.file(), "data", &dataset)
+        });
+        // libhdf5 looks at some layouts when it links them.
+        if created.is_ok() {
+            let described = describe(storage.snapshot()?.as_ref(), "data");
+            assert!(described.unwrap_err().to_string().contains("behind the end of the file"));
+            storage.file()?.unlink("data")?;
+            storage.rollback()?;
+        }
+    }
+    assert!(storage.snapshot()?.read_at(1 << 40, &mut [0; 8]).is_err());
     Ok(())
 }
 

@@ -441,3 +441,50 @@ fn a_reader_that_may_not_write_reads_a_half_applied_file_as_it_is() -> Outcome {
     assert_eq!((std::fs::read(&path)?, std::fs::read(&journal)?), before);
     Ok(())
 }
+
+#[test]
+fn finishing_a_commit_keeps_the_earlier_ones() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (path, _) = half_applied(directory.path())?;
+    let reader = Storage::with_options(path.as_path(), Options::new().history(0).history_bytes(0));
+    reader.open(Mode::Read, false)?;
+    reader.close()?;
+    let writer = Storage::new(path.as_path());
+    writer.open(Mode::ReadWrite, false)?;
+    assert_eq!(writer.versions()?.len(), 3);
+    Ok(())
+}
+
+/// Pages that lay behind the end for a while, and were not written since, differ from their images in the journal.
+#[test]
+fn a_file_that_shrank_and_grew_again_is_still_the_journals() -> Outcome {
+    const LENGTH: usize = 80 << 10;
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("a.h5");
+    let storage = Storage::with_options(path.as_path(), Options::new().history(2));
+    storage.open(Mode::Append, false)?;
+    let file = storage.file()?;
+    file.new_dataset::<u8>().shape(LENGTH).create("old")?.write(&vec![7_u8; LENGTH])?;
+    storage.flush()?;
+    file.dataset("old")?.write_slice(&[9_u8; 100], 30_000..30_100)?;
+    storage.flush()?;
+    let long = std::fs::metadata(&path)?.len();
+    file.unlink("old")?;
+    for number in 0..6 {
+        storage.flush()?;
+        set(&storage, "a", number)?;
+    }
+    storage.flush()?;
+    assert!(std::fs::metadata(&path)?.len() < long, "the file was not cut");
+    file.new_dataset::<u8>().shape(LENGTH).create("new")?.write_slice(&[1_u8; 10], 0..10)?;
+    storage.flush()?;
+    let copy = directory.path().join("copy.h5");
+    std::fs::copy(&path, &copy)?;
+    std::fs::copy(directory.path().join("a.h5-journal"), directory.path().join("copy.h5-journal"))?;
+    for mode in [Mode::Read, Mode::ReadWrite] {
+        let crashed = Storage::new(copy.as_path());
+        crashed.open(mode, false)?;
+        assert_eq!(get(&crashed, "a")?, 5);
+    }
+    Ok(())
+}

@@ -4,8 +4,8 @@
 
 use corallite_file::Options;
 use corallite_weights::{
-    Checkpoints, Compression, Dtype, Error, Hdf5Options, Hdf5Store, WeightHash, WeightStore, WeightTensor, conformance,
-    content_hash, safetensors,
+    Checkpoints, Compression, Dtype, Error, Hdf5Options, Hdf5Store, Unwatched, WeightHash, WeightStore, WeightTensor,
+    conformance, content_hash, safetensors,
 };
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -181,5 +181,22 @@ fn every_dtype_and_shape_is_verified_after_reopening() -> Outcome {
             assert_eq!(loaded.data()?, weight.data()?, "{compression} {name}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn weights_under_keys_of_the_callers_cannot_be_exchanged() -> Outcome {
+    let store = Hdf5Store::memory(Hdf5Options::new())?;
+    let (a, b) = (WeightHash::new("key-a")?, WeightHash::new("key-b")?);
+    for (key, value) in [(&a, 1_u8), (&b, 2)] {
+        store.store(&WeightTensor::new("w", vec![4], Dtype::U8, vec![value; 4])?, Some(key))?;
+    }
+    let group = store.storage().file()?.group("weights")?;
+    for (from, to) in [("key-a", "kept"), ("key-b", "key-a"), ("kept", "key-b")] {
+        group.relink(from, to)?;
+    }
+    store.storage().flush()?;
+    assert!(matches!(store.load(&a), Err(Error::Damaged { .. })));
+    assert_eq!(store.verify(&Unwatched)?.damaged.len(), 2);
     Ok(())
 }

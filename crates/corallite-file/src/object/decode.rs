@@ -7,8 +7,9 @@ use std::ffi::CString;
 
 use super::checksum::lookup3;
 use super::encode::{
-    ATTRIBUTE, DATASPACE, DATATYPE, FILL_VALUE, FILTER_PIPELINE, FIRST_NAMED_FILTER, FIXED_ARRAY, LAYOUT, NIL, REAL,
-    REFERENCE_COUNT, SIGNED, SINGLE_CHUNK, TEXT, UNDEFINED, UNSIGNED, chunk_length_width, entry_size, page_bits,
+    ATTRIBUTE, ATTRIBUTE_INFO, COMPACT_ATTRIBUTES, DATASPACE, DATATYPE, FILL_VALUE, FILTER_PIPELINE,
+    FIRST_NAMED_FILTER, FIXED_ARRAY, LAYOUT, NIL, REAL, REFERENCE_COUNT, SIGNED, SINGLE_CHUNK, TEXT, UNDEFINED,
+    UNSIGNED, chunk_length_width, entry_size, page_bits,
 };
 use super::{AttributeValue, FilterStep, StoredChunk};
 use crate::error::{Error, Result};
@@ -120,8 +121,11 @@ struct Decoder<'a> {
 
 const HEAP_HEADER: usize = 16;
 
-/// Longer structures are left to libhdf5: a damaged length must not claim memory.
-const MOST: u64 = 16 << 20;
+/// Larger structures are left to libhdf5: a forged length must not claim memory. A heap may be read for each attribute.
+const MOST_HEADER: u64 = 256 << 10;
+const MOST_ATTRIBUTES: usize = 64;
+const MOST_HEAP: u64 = 256 << 10;
+const MOST_INDEX: u64 = 16 << 20;
 
 /// The collection of texts that was read last.
 struct Heap {
@@ -154,6 +158,15 @@ impl Decoder<'_> {
         Ok(bytes)
     }
 
+    /// Data that would lie outside the file is damage: it must not read as zeros.
+    fn within(&self, offset: u64, length: u64) -> Step<()> {
+        if offset.checked_add(length).is_some_and(|end| end <= self.bytes.end()) {
+            return Ok(());
+        }
+        let problem = "data that a header places here would lie behind the end of the file; restore it from a backup";
+        Err(Stop::Error(self.bytes.damaged(offset, problem)))
+    }
+
     /// Checks a structure that ends in its checksum, and returns it without.
     fn sealed<'b>(&self, offset: u64, bytes: &'b [u8]) -> Step<&'b [u8]> {
         let (content, sum) = bytes.split_last_chunk::<4>().ok_or(Stop::Foreign)?;
@@ -180,7 +193,7 @@ impl Decoder<'_> {
         let width = 1_u64 << (flags & 0x03);
         let messages = cursor.number(width as usize)?;
         let length = (PREFIX + width + 4).checked_add(messages).ok_or(Stop::Foreign)?;
-        if length > MOST {
+        if length > MOST_HEADER {
             return Err(Stop::Foreign);
         }
         if length > bytes.len() as u64 {
@@ -190,7 +203,7 @@ impl Decoder<'_> {
         let content = self.sealed(offset, &bytes)?;
         let mut cursor = Cursor(&content[(PREFIX + width) as usize..]);
 
-        let (mut dims, mut datatype, mut filters) = (None, None, Vec::new());
+        let (mut dims, mut datatype, mut filters) = (None, None, None);
         let (mut stored, mut chunked) = (None, None);
         let mut attributes = Vec::new();
         // What is left below a message's header is a gap.
@@ -202,21 +215,25 @@ impl Decoder<'_> {
             }
             match kind {
                 NIL | FILL_VALUE | REFERENCE_COUNT => {}
-                DATASPACE => dims = Some(dataspace(&mut body)?),
-                DATATYPE => datatype = Some(body.0.to_vec()),
-                FILTER_PIPELINE => filters = pipeline(&mut body)?,
-                LAYOUT => match layout(&mut body)? {
+                ATTRIBUTE_INFO if body.0 == COMPACT_ATTRIBUTES => {}
+                DATASPACE if dims.is_none() => dims = Some(dataspace(&mut body)?),
+                DATATYPE if datatype.is_none() => datatype = Some(body.0.to_vec()),
+                FILTER_PIPELINE if filters.is_none() => filters = Some(pipeline(&mut body)?),
+                LAYOUT if stored.is_none() && chunked.is_none() => match layout(&mut body)? {
                     Ok(found) => stored = Some(found),
                     Err(found) => chunked = Some(found),
                 },
-                ATTRIBUTE => attributes.push(self.attribute(&mut body)?),
+                ATTRIBUTE if attributes.len() < MOST_ATTRIBUTES => attributes.push(self.attribute(&mut body)?),
                 _ => return Err(Stop::Foreign),
             }
         }
         let (dims, datatype) = (dims.ok_or(Stop::Foreign)?, datatype.ok_or(Stop::Foreign)?);
+        if let Some(StoredLayout::Contiguous { offset: Some(offset), length }) = stored {
+            self.within(offset, length)?;
+        }
         let layout = match (stored, chunked) {
             (Some(stored), None) => stored,
-            (None, Some(chunked)) => self.chunked(&dims, chunked, filters)?,
+            (None, Some(chunked)) => self.chunked(&dims, chunked, filters.unwrap_or_default())?,
             _ => return Err(Stop::Foreign),
         };
         Ok(DatasetDescription { datatype, dims, layout, attributes })
@@ -251,7 +268,7 @@ impl Decoder<'_> {
             let mut cursor = Cursor(&start);
             cursor.expect(b"GCOL\x01\0\0\0")?;
             let size = cursor.number(8)?;
-            if !(HEAP_HEADER as u64..=MOST).contains(&size) {
+            if !(HEAP_HEADER as u64..=MOST_HEAP).contains(&size) {
                 return Err(Stop::Foreign);
             }
             self.heap = Some(Heap { offset: collection, bytes: self.read(collection, size)?, next: HEAP_HEADER });
@@ -289,21 +306,29 @@ impl Decoder<'_> {
 
     fn chunked(&self, shape: &[u64], layout: ChunkLayout, filters: Vec<FilterStep>) -> Step<StoredLayout> {
         let ChunkLayout { dims, item_size, index } = layout;
-        if dims.len() != shape.len() || dims.contains(&0) {
+        // Chunks larger than the dataset are as little allowed as chunks of 4 GiB.
+        if dims.len() != shape.len() || dims.iter().zip(shape).any(|(&chunk, &dim)| chunk == 0 || chunk > dim) {
             return Err(Stop::Foreign);
         }
         let full = dims.iter().try_fold(item_size, |bytes, &dim| bytes.checked_mul(dim)).ok_or(Stop::Foreign)?;
+        if full > u64::from(u32::MAX) {
+            return Err(Stop::Foreign);
+        }
         let count =
             shape.iter().zip(&dims).try_fold(1_u64, |count, (&dim, &chunk)| count.checked_mul(dim.div_ceil(chunk)));
         let count = count.ok_or(Stop::Foreign)?;
         let filtered = !filters.is_empty();
         let place = |offset: u64, length: u64, filter_mask: u32| {
-            (offset != UNDEFINED).then_some(StoredChunk { offset, length, filter_mask })
+            if offset == UNDEFINED {
+                return Ok(None);
+            }
+            self.within(offset, length)?;
+            Ok::<_, Stop>(Some(StoredChunk { offset, length, filter_mask }))
         };
         let chunks = match index {
             Index::Single { length, offset } if count == 1 => {
                 let (length, mask) = length.unwrap_or((full, 0));
-                vec![place(offset, length, mask)]
+                vec![place(offset, length, mask)?]
             }
             Index::Array { page_bits: bits, offset } if usize::try_from(count).is_ok_and(|n| bits == page_bits(n)) => {
                 let header = self.read(offset, 28)?;
@@ -316,7 +341,7 @@ impl Decoder<'_> {
                     return Err(Stop::Foreign);
                 }
                 let length = count.checked_mul(size).and_then(|length| length.checked_add(18)).ok_or(Stop::Foreign)?;
-                if length > MOST {
+                if length > MOST_INDEX {
                     return Err(Stop::Foreign);
                 }
                 let block = self.read(block_offset, length)?;
@@ -329,9 +354,9 @@ impl Decoder<'_> {
                     let offset = cursor.number(8)?;
                     chunks.push(if filtered {
                         let length = cursor.number(chunk_length_width(full))?;
-                        place(offset, length, cursor.number(4)? as u32)
+                        place(offset, length, cursor.number(4)? as u32)?
                     } else {
-                        place(offset, full, 0)
+                        place(offset, full, 0)?
                     });
                 }
                 chunks
@@ -502,10 +527,15 @@ mod tests {
                 let sum = lookup3(&bytes[start..end - 4]);
                 bytes[end - 4..end].copy_from_slice(&sum.to_le_bytes());
             }
-            if let Ok(Some(found)) = describe(&Memory(bytes), 0)
-                && let StoredLayout::Chunked { chunks, .. } = found.layout
-            {
-                prop_assert!(chunks.len() <= 8192);
+            match describe(&Memory(bytes), 0) {
+                Ok(Some(DatasetDescription { layout: StoredLayout::Chunked { dims, item_size, chunks, .. }, .. })) => {
+                    prop_assert!(dims.iter().product::<u64>() * item_size <= u64::from(u32::MAX));
+                    prop_assert!(chunks.iter().flatten().all(|chunk| chunk.offset + chunk.length <= 8192));
+                }
+                Ok(Some(DatasetDescription { layout: StoredLayout::Contiguous { offset, length }, .. })) => {
+                    prop_assert!(offset.is_none_or(|offset| offset + length <= 8192));
+                }
+                _ => {}
             }
         }
     }

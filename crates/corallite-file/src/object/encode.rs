@@ -24,7 +24,16 @@ pub(super) const FILL_VALUE: u8 = 0x05;
 pub(super) const LAYOUT: u8 = 0x08;
 pub(super) const FILTER_PIPELINE: u8 = 0x0b;
 pub(super) const ATTRIBUTE: u8 = 0x0c;
+pub(super) const ATTRIBUTE_INFO: u8 = 0x15;
 pub(super) const REFERENCE_COUNT: u8 = 0x16;
+
+/// All attributes are in the header: no heap, no index. Without this message libhdf5 counts none.
+pub(super) const COMPACT_ATTRIBUTES: [u8; 18] = {
+    let mut body = [0xff; 18];
+    body[0] = 0;
+    body[1] = 0;
+    body
+};
 
 /// Chunk indexes.
 pub(super) const SINGLE_CHUNK: u8 = 1;
@@ -40,13 +49,24 @@ pub(super) fn check(dataset: &NewDataset<'_>) -> Result<(), &'static str> {
     let product = |dims: &[u64]| dims.iter().try_fold(u64::from(dataset.item_size), |size, &dim| size.checked_mul(dim));
     let length = product(dataset.dims).filter(|_| dataset.dims.len() <= MOST && dataset.item_size > 0);
     let Some(length) = length else { return Err("its dimensions are more or larger than HDF5 allows") };
+    let mut names = std::collections::BTreeSet::new();
+    for (name, value) in dataset.attributes {
+        if name.is_empty() || !name.to_bytes().is_ascii() || !names.insert(*name) {
+            return Err("its attributes need different names in ASCII");
+        }
+        if let AttributeValue::Text(text) = value
+            && (text.contains('\0') || u32::try_from(text.len()).is_err())
+        {
+            return Err("a text of an attribute contains a NUL character or is too long");
+        }
+    }
     let fits = match dataset.layout {
         DataLayout::Compact(bytes) => bytes.len() as u64 == length,
         DataLayout::Contiguous(offset) => offset.is_some() || length == 0,
         DataLayout::Chunked { dims, filters, chunks } => {
             let whole = product(dims).is_some_and(|bytes| bytes > 0 && bytes <= u64::from(u32::MAX));
             let count = dims.iter().zip(dataset.dims).try_fold(1_u64, |count, (&chunk, &dim)| {
-                if chunk == 0 { None } else { count.checked_mul(dim.div_ceil(chunk)) }
+                if chunk == 0 || chunk > dim { None } else { count.checked_mul(dim.div_ceil(chunk)) }
             });
             whole
                 && !dims.is_empty()
@@ -114,6 +134,9 @@ pub(super) fn object_header(
         _ => 0,
     };
     messages.push(LAYOUT, constant, &layout(dataset, index)?, "the data")?;
+    if !dataset.attributes.is_empty() {
+        messages.push(ATTRIBUTE_INFO, DO_NOT_SHARE, &COMPACT_ATTRIBUTES, "an attribute")?;
+    }
     let mut texts = texts.iter();
     for (name, value) in dataset.attributes {
         messages.push(ATTRIBUTE, 0, &attribute(name, value, &mut texts)?, "an attribute")?;

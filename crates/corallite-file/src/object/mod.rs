@@ -67,7 +67,7 @@ pub struct StoredChunk {
 /// Where a dataset's bytes are.
 #[derive(Clone, Copy, Debug)]
 pub enum DataLayout<'a> {
-    /// In the object header; at most 65,000 bytes.
+    /// In the object header, a message of which holds less than 64 KiB.
     Compact(&'a [u8]),
     /// In one run that [`Transaction::allocate`] gave; `None` for an empty dataset.
     Contiguous(Option<u64>),
@@ -151,16 +151,30 @@ impl<'a> DatasetWriter<'a> {
                 let offset = self.transaction.allocate_metadata(length)?;
                 let bytes = encode::fixed_array(offset, chunks, chunk_bytes, !filters.is_empty());
                 self.transaction.write_at(offset, &bytes)?;
-                Some(offset)
+                Some((offset, length))
             }
             _ => None,
         };
-        let header = encode::object_header(dataset, &texts, index).map_err(|encode::TooLarge(what)| {
-            usage(format!("{what} of `{}` is larger than an HDF5 object header can hold", link.escape_default()))
-        })?;
+        let header = encode::object_header(dataset, &texts, index.map(|(offset, _)| offset)).map_err(
+            |encode::TooLarge(what)| {
+                usage(format!("{what} of `{}` is larger than an HDF5 object header can hold", link.escape_default()))
+            },
+        )?;
         let offset = self.transaction.allocate_metadata(header.len() as u64)?;
         self.transaction.write_at(offset, &header)?;
-        library::link(group, link, offset)
-            .map_err(|error| self.transaction.explain(&format!("create the dataset {link}"), &error))
+        if let Err(error) = library::link(group, link, offset) {
+            let error = self.transaction.explain(&format!("create the dataset {link}"), &error);
+            self.transaction.release_metadata(offset, header.len() as u64)?;
+            if let Some((offset, length)) = index {
+                self.transaction.release_metadata(offset, length)?;
+            }
+            return Err(error);
+        }
+        match dataset.layout {
+            DataLayout::Compact(_) | DataLayout::Contiguous(None) => {}
+            DataLayout::Contiguous(Some(offset)) => self.transaction.named(offset),
+            DataLayout::Chunked { chunks, .. } => chunks.iter().for_each(|chunk| self.transaction.named(chunk.offset)),
+        }
+        Ok(())
     }
 }

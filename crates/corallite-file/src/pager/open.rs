@@ -433,6 +433,10 @@ impl Opening<'_> {
                 // Written directly, perhaps by a transaction that never was a commit.
                 continue;
             }
+            if contents.states().any(|state| state.number > contents.base.number && state.eoa <= page.start()) {
+                // The file was cut below it and has grown again since, perhaps without the page being written.
+                continue;
+            }
             read_or_zero(file, page.start(), &mut found).map_err(|source| Error::io("read", self.path, source))?;
             let mut refused = None;
             let mut fits = Vec::with_capacity(candidates.len());

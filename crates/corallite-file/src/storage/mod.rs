@@ -153,7 +153,8 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// See [`Error`]; the file is never changed when opening fails.
+    /// See [`Error`]; the file is not changed when opening fails, except that what a crash left half applied may have been
+    /// finished before.
     pub fn open(&self, mode: Mode, swmr: bool) -> Result<()> {
         let _turn = self.turn.lock();
         let mut state = self.state.write();
@@ -191,7 +192,9 @@ impl Storage {
     /// Finishes what a program that crashed began to write into the file, which no other HDF5 program can open until
     /// then. Whatever keeps it from happening is no error: the commits are read from the journal as they are.
     fn finish_applying(&self, path: &Path) {
-        let limits = self.options.clone().lock_wait(std::time::Duration::ZERO).limits();
+        // How many earlier commits are kept is the writer's business.
+        let options = self.options.clone().history(u32::MAX as usize).history_bytes(u64::MAX);
+        let limits = options.lock_wait(std::time::Duration::ZERO).limits();
         let Ok(pager) = Pager::open(Arc::clone(&self.disk), path, OpenAs::Writer, limits) else { return };
         match self.open_on(&pager, Mode::ReadWrite, false) {
             Ok(Open { pager, file, .. }) => {

@@ -44,6 +44,10 @@ impl Snapshot {
 
     /// Reads bytes at an offset that libhdf5 named (see [`chunk_locations`](crate::chunk_locations)), without its lock.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        if offset.checked_add(buffer.len() as u64).is_none_or(|end| end > self.bytes()) {
+            let problem = format!("{} bytes were asked for, past the end of the data", buffer.len());
+            return Err(Error::damaged(self.view.pager().path(), offset, problem));
+        }
         self.view.read(offset, buffer)
     }
 

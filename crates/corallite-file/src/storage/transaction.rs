@@ -1,8 +1,10 @@
 //! One transaction: changes that become durable together.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use hdf5_metno::File;
+use parking_lot::Mutex;
 
 use super::{Storage, explain};
 use crate::error::{Error, Result};
@@ -27,9 +29,13 @@ impl Storage {
         })?;
         // Should `change` panic, what it did must not slip into the next transaction.
         let undo = RollBackOnDrop { storage: self, armed: true };
-        let outcome = change(&Transaction { storage: self, pager, file });
+        let transaction = Transaction { storage: self, pager, file, allocated: Mutex::default() };
+        let outcome = change(&transaction);
         match outcome {
             Ok(value) => {
+                for (offset, length) in std::mem::take(&mut *transaction.allocated.lock()) {
+                    transaction.pager.release(offset, length)?;
+                }
                 undo.disarm();
                 self.commit()?;
                 Ok(value)
@@ -65,6 +71,8 @@ pub struct Transaction<'a> {
     storage: &'a Storage,
     pager: Arc<Pager>,
     file: File,
+    /// Room for array data that no dataset names yet.
+    allocated: Mutex<HashMap<u64, u64>>,
 }
 
 impl Transaction<'_> {
@@ -85,18 +93,43 @@ impl Transaction<'_> {
     }
 
     /// Finds room for `length` bytes of array data, of which a [`NewDataset`](crate::NewDataset) will say where they
-    /// are. Room that no dataset comes to name has to be given back with [`Transaction::release`], or is lost.
+    /// are. Room that no dataset names is given back when the transaction ends, or with [`Transaction::release`].
     pub fn allocate(&self, length: u64) -> Result<u64> {
-        self.pager.allocate(self.pager.epoch(), Use::Raw, length)
+        self.allocate_for(Use::Raw, length)
     }
 
     /// As [`Transaction::allocate`], for bytes that are decoded before they are used and so need no alignment.
     pub fn allocate_encoded(&self, length: u64) -> Result<u64> {
-        self.pager.allocate(self.pager.epoch(), Use::Encoded, length)
+        self.allocate_for(Use::Encoded, length)
+    }
+
+    fn allocate_for(&self, purpose: Use, length: u64) -> Result<u64> {
+        let offset = self.pager.allocate(self.pager.epoch(), purpose, length)?;
+        self.allocated.lock().insert(offset, length);
+        Ok(offset)
+    }
+
+    /// A dataset names this room now; it cannot be given back any more.
+    pub(crate) fn named(&self, offset: u64) {
+        self.allocated.lock().remove(&offset);
     }
 
     /// Gives back room that [`Transaction::allocate`] found in this transaction and that no dataset names.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] for anything else.
     pub fn release(&self, offset: u64, length: u64) -> Result<()> {
+        let mut allocated = self.allocated.lock();
+        if allocated.get(&offset) != Some(&length) {
+            let problem = format!("{length} bytes at {offset} are not room that this transaction holds");
+            return Err(Error::Usage { path: self.pager.path().to_owned(), problem });
+        }
+        allocated.remove(&offset);
+        self.pager.release(offset, length)
+    }
+
+    pub(crate) fn release_metadata(&self, offset: u64, length: u64) -> Result<()> {
         self.pager.release(offset, length)
     }
 
@@ -122,6 +155,10 @@ impl Transaction<'_> {
 
     /// Reads bytes as this transaction sees them.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        if offset.checked_add(buffer.len() as u64).is_none_or(|end| end > self.pager.eoa()) {
+            let problem = format!("{} bytes were asked for, past the end of the data", buffer.len());
+            return Err(Error::damaged(self.pager.path(), offset, problem));
+        }
         self.pager.read_as_writer(offset, buffer)
     }
 

@@ -187,6 +187,9 @@ pub(crate) fn read(source: &impl Attributes, own: OwnType, key: &WeightHash) -> 
         if expected != checksum(&[&name, dtype, &layer_type, &model_name, info, &hash, &content], &shape) {
             return Err(damaged("its attributes do not match their checksum".to_owned()));
         }
+        if hash != key.as_str() {
+            return Err(damaged(format!("it is the weight `{}` under another key", hash.escape_default())));
+        }
     }
     let dtype = match (&dtype_name, own.dtype) {
         (Some(text), _) => match Dtype::from_numpy_name(text) {

@@ -458,21 +458,30 @@ impl Decoder {
         out: &mut [u8],
     ) -> Result<()> {
         // No filter here makes a chunk much larger than it was.
-        let most = full as u64 + full as u64 / 8 + 4096;
+        let most = (full as u64 + full as u64 / 8).saturating_add(4096);
         if location.length > most {
             let problem = format!("it takes {} bytes for {full} bytes of data", location.length);
             return Err(Error::Filter { filter: "chunk index", problem });
         }
-        self.encoded.resize(location.length as usize, 0);
+        resize(&mut self.encoded, location.length as usize)?;
         pages.read_at(location.offset, &mut self.encoded)?;
         if skip == 0 && out.len() == full {
             return decode_chunk(filters, location.filter_mask, &self.encoded, out, &mut self.scratch);
         }
-        self.raw.resize(full, 0);
+        resize(&mut self.raw, full)?;
         decode_chunk(filters, location.filter_mask, &self.encoded, &mut self.raw, &mut self.scratch)?;
         out.copy_from_slice(&self.raw[skip..skip + out.len()]);
         Ok(())
     }
+}
+
+/// Makes a buffer so long; a forged length must not bring the program down.
+fn resize(buffer: &mut Vec<u8>, length: usize) -> Result<()> {
+    if buffer.try_reserve(length.saturating_sub(buffer.len())).is_err() {
+        return Err(Error::Filter { filter: "chunk index", problem: format!("a chunk claims {length} bytes") });
+    }
+    buffer.resize(length, 0);
+    Ok(())
 }
 
 /// A weight read when its data is asked for, from the commit it was found in.
