@@ -42,6 +42,8 @@ def test_attributes_that_h5py_adds_stay_and_nothing_else_changes(cli, closed, tm
         f[f"weights/{keys['tiny']}"].attrs["long"] = "x" * 20_000
         del f[f"weights/{keys['scalar']}"].attrs["layer_type"]
         f[f"weights/{keys['scalar']}"].attrs["layer_type"] = ""
+    with h5py.File(store) as f:  # also what HDF5 counts without looking
+        assert len(f[f"weights/{keys['one']}"].attrs) == 10 and len(f[f"weights/{keys['empty']}"].attrs) == 9
     check(cli, store, file, tmp_path / "out")
     assert cli.json("info", store)["weights"] == len(model)
     cli.run("add", store, save(tmp_path / "more", {"w": np.ones(300, np.float32)}), "--name", "more")
