@@ -13,6 +13,7 @@ use super::encode::{
 };
 use super::{AttributeValue, FilterStep, StoredChunk};
 use crate::error::{Error, Result};
+use crate::vfd::heap;
 
 /// A dataset as its header describes it.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,6 +125,8 @@ const HEAP_HEADER: usize = 16;
 /// Larger structures are left to libhdf5: a forged length must not claim memory. A heap may be read for each attribute.
 const MOST_HEADER: u64 = 256 << 10;
 const MOST_ATTRIBUTES: usize = 64;
+/// `H5HG_MINSIZE`.
+const LEAST_HEAP: u64 = 4096;
 const MOST_HEAP: u64 = 256 << 10;
 const MOST_INDEX: u64 = 16 << 20;
 
@@ -264,14 +267,15 @@ impl Decoder<'_> {
     fn text(&mut self, body: &mut Cursor<'_>) -> Step<AttributeValue> {
         let (length, collection, index) = (body.number(4)?, body.number(8)?, body.number(4)?);
         if self.heap.as_ref().is_none_or(|heap| heap.offset != collection) {
-            let start = self.read(collection, HEAP_HEADER as u64)?;
-            let mut cursor = Cursor(&start);
-            cursor.expect(b"GCOL\x01\0\0\0")?;
-            let size = cursor.number(8)?;
-            if !(HEAP_HEADER as u64..=MOST_HEAP).contains(&size) {
+            let size = heap::collection_size(&self.read(collection, HEAP_HEADER as u64)?).ok_or(Stop::Foreign)?;
+            if !(LEAST_HEAP..=MOST_HEAP).contains(&size) {
                 return Err(Stop::Foreign);
             }
-            self.heap = Some(Heap { offset: collection, bytes: self.read(collection, size)?, next: HEAP_HEADER });
+            let bytes = self.read(collection, size)?;
+            if !heap::is_well_formed(&bytes) {
+                return Err(Stop::Foreign);
+            }
+            self.heap = Some(Heap { offset: collection, bytes, next: HEAP_HEADER });
         }
         let Some(heap) = &mut self.heap else { return Err(Stop::Foreign) };
         // The texts of one dataset follow each other, so the search goes on where the last one ended.
@@ -457,8 +461,8 @@ mod tests {
     }
 
     const HEADER: usize = 0;
-    const HEAP: usize = 1024;
     const INDEX: usize = 2048;
+    const HEAP: usize = 4096;
 
     /// A dataset of three chunks with every kind of attribute, and where its structures end.
     fn file() -> (Vec<u8>, [(usize, usize); 3]) {
@@ -484,10 +488,11 @@ mod tests {
         let header = object_header(&dataset, &[text], Some(INDEX as u64)).expect("it fits");
         let index = fixed_array(INDEX as u64, &[chunk; 3], 120, true);
         let mut heap = b"GCOL\x01\0\0\0".to_vec();
-        heap.extend_from_slice(&64_u64.to_le_bytes());
+        heap.extend_from_slice(&4096_u64.to_le_bytes());
         heap.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
         heap.extend_from_slice(b"some text\0\0\0\0\0\0\0");
-        heap.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0]);
+        heap.extend_from_slice(&[0; 8]);
+        heap.extend_from_slice(&(4096_u64 - 48).to_le_bytes());
         let mut bytes = vec![0; 8192];
         bytes[HEADER..header.len()].copy_from_slice(&header);
         bytes[HEAP..HEAP + heap.len()].copy_from_slice(&heap);

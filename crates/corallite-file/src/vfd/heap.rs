@@ -1,4 +1,4 @@
-//! Checks on global heaps, before libhdf5 sees them.
+//! Checks on global heaps, before libhdf5 or the reader of encoded datasets sees them.
 //!
 //! Texts of variable length lie in global heap collections (HDF5 file format specification 4.0, III.E). They carry no
 //! checksum, and libhdf5 loops for ever on a free-space object whose size is 0.
@@ -7,7 +7,7 @@
 const HEADER: u64 = 16;
 
 /// The size that a collection's first bytes say it has; `None` when they are no collection's.
-pub(super) fn collection_size(start: &[u8]) -> Option<u64> {
+pub(crate) fn collection_size(start: &[u8]) -> Option<u64> {
     if !start.starts_with(b"GCOL\x01\0\0\0") {
         return None;
     }
@@ -15,7 +15,7 @@ pub(super) fn collection_size(start: &[u8]) -> Option<u64> {
 }
 
 /// Whether a collection's objects follow one another from its header to its end.
-pub(super) fn is_well_formed(collection: &[u8]) -> bool {
+pub(crate) fn is_well_formed(collection: &[u8]) -> bool {
     let end = collection.len() as u64;
     let mut at = HEADER;
     while at + HEADER <= end {

@@ -6,7 +6,7 @@
 
 mod abi;
 mod driver;
-mod heap;
+pub(crate) mod heap;
 mod library;
 
 use std::sync::Arc;
