@@ -66,7 +66,7 @@ impl Storage {
     }
 
     /// The commits that [`Storage::rollback_to_version`] takes, oldest first; the last is the current one. How many
-    /// are kept is set by [`Options::history`].
+    /// are kept is set by [`Options::history`](crate::Options::history).
     pub fn versions(&self) -> Result<Vec<CommitInfo>> {
         self.with(|open| {
             let commits = open.pager.commits();
