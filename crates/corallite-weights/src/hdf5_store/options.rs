@@ -4,7 +4,7 @@ use corallite_file::{Mode, Options};
 
 use crate::filter::Compression;
 
-/// Settings of an [`Hdf5Store`].
+/// Settings of an [`Hdf5Store`](super::Hdf5Store).
 #[derive(Clone, Debug)]
 pub struct Hdf5Options {
     pub(super) compression: Compression,

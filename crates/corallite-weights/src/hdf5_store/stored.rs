@@ -271,11 +271,11 @@ impl Body {
         }
     }
 
-    /// Whether so many bytes can come out of what is stored: deflate, the densest filter, reaches 1032 to 1.
+    /// Whether so many bytes can come out of what is stored.
     fn is_plausible(&self, length: u64) -> bool {
         match self.form {
             Form::Contiguous { .. } | Form::Held(_) | Form::Empty => true,
-            _ => length <= self.stored_bytes().saturating_mul(1100).saturating_add(1 << 20),
+            _ => length <= densest(self.stored_bytes()),
         }
     }
 
@@ -459,7 +459,7 @@ impl Decoder {
     ) -> Result<()> {
         // No filter here makes a chunk much larger than it was.
         let most = (full as u64 + full as u64 / 8).saturating_add(4096);
-        if location.length > most {
+        if location.length > most || full as u64 > densest(location.length) {
             let problem = format!("it takes {} bytes for {full} bytes of data", location.length);
             return Err(Error::Filter { filter: "chunk index", problem });
         }
@@ -473,6 +473,11 @@ impl Decoder {
         out.copy_from_slice(&self.raw[skip..skip + out.len()]);
         Ok(())
     }
+}
+
+/// The most that can come out of so many stored bytes: deflate, the densest filter, reaches 1032 to 1.
+fn densest(stored: u64) -> u64 {
+    stored.saturating_mul(1100).saturating_add(1 << 20)
 }
 
 /// Makes a buffer so long; a forged length must not bring the program down.

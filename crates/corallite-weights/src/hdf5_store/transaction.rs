@@ -65,11 +65,11 @@ impl WeightTransaction<'_> {
         WeightTransaction { inner: self.inner, compression }
     }
 
-    /// Stores a weight; see [`WeightStore::store`].
+    /// Stores a weight; see [`WeightStore::store`](crate::WeightStore::store).
     ///
     /// # Errors
     ///
-    /// As [`WeightStore::store`].
+    /// As [`WeightStore::store`](crate::WeightStore::store).
     pub fn store(&self, weight: &WeightTensor, hash_key: Option<&WeightHash>) -> Result<WeightHash> {
         let mut keys = self.store_all(&[(weight, hash_key)], Purpose::Kept, &Unwatched)?;
         keys.pop().ok_or(Error::Closed)
