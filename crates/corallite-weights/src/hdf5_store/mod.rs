@@ -138,7 +138,8 @@ impl Hdf5Store {
         Ok(Self { storage: Arc::new(storage), compression, mode, needed: Mutex::new(None) })
     }
 
-    /// Whether an HDF5 file has the layout of the PyPI package `coral-ml`: for [`Options::adopt`].
+    /// Whether an HDF5 file has the layout of the PyPI package `coral-ml`: for
+    /// [`Options::adopt`](corallite_file::Options::adopt).
     pub fn is_coral(file: &File) -> bool {
         file.group(WEIGHTS).is_ok()
     }
