@@ -229,6 +229,9 @@ impl Work {
             for (kind, name, object) in &plans {
                 let bytes = le_bytes(object.data.as_deref().unwrap_or_default());
                 let mut chunks = Vec::new();
+                // HDF5 allows no chunk larger than its dataset.
+                let rows = CHUNK.min(bytes.len() / 4);
+                let rows_as_dims = [rows as u64];
                 let layout = match *kind {
                     "compact" => DataLayout::Compact(&bytes),
                     "direct" => {
@@ -237,9 +240,9 @@ impl Work {
                         DataLayout::Contiguous(Some(offset))
                     }
                     _ => {
-                        for chunk in bytes.chunks(4 * CHUNK) {
+                        for chunk in bytes.chunks(4 * rows) {
                             let mut chunk = chunk.to_vec();
-                            chunk.resize(4 * CHUNK, 0);
+                            chunk.resize(4 * rows, 0);
                             // Room that is given back must come to no harm.
                             let spare = tx.allocate(5000)?;
                             let offset = tx.allocate(chunk.len() as u64)?;
@@ -247,7 +250,7 @@ impl Work {
                             tx.write_at(offset, &chunk)?;
                             chunks.push(StoredChunk { offset, length: chunk.len() as u64, filter_mask: 0 });
                         }
-                        DataLayout::Chunked { dims: &[CHUNK as u64], filters: &[], chunks: &chunks }
+                        DataLayout::Chunked { dims: &rows_as_dims, filters: &[], chunks: &chunks }
                     }
                 };
                 let attributes: Vec<_> = object
