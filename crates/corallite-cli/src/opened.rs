@@ -55,8 +55,8 @@ pub(crate) fn with_options<T>(
         output.warning(&format!("the change is committed, but tidying up failed: {}", failure.sentence()));
     } else if behind && beside(path, "-journal").exists() {
         output.warning(&format!(
-            "the change is committed, but another program has {} open; programs other than Corallite see it after the \
-             next command that writes",
+            "the change is committed, but another program has {0} open; until the next command that writes it is in \
+             {0}-journal only: programs other than Corallite do not see it, and a copy needs both files",
             path.display()
         ));
     }

@@ -79,7 +79,9 @@ pub enum Error {
     },
 
     /// Stored content does not verify and is therefore not handed out.
-    #[error("the content of `{key}` is damaged: {problem}; restore it from a copy and store it again")]
+    #[error(
+        "the content of `{key}` is damaged: {problem}; restore the store from a backup, or remove what needs it, collect garbage and store it again"
+    )]
     Damaged {
         /// The key whose content is damaged.
         key: WeightHash,

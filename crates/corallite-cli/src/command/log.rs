@@ -18,7 +18,7 @@ Examples:
 
 /// List the commits that are kept, the newest last
 ///
-/// Each command that changes a store makes one commit. A store keeps the last few, so that they can be rolled back to;
+/// Each command that changes a store makes one commit; the first is the empty store. A store keeps the last few, so that they can be rolled back to;
 /// `corallite gc` gives them up. Times are in UTC.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]

@@ -112,7 +112,8 @@ fn render(report: &Report, paint: Paint, quiet: bool) -> String {
         0 => writeln!(out, "{} {checked}{unverifiable}", paint.green("ok:")),
         count => writeln!(
             out,
-            "{} {} found; {checked}{unverifiable}; restore what is damaged from a backup, or add its file again",
+            "{} {} found; {checked}{unverifiable}; restore the store from a backup, or remove the \
+             checkpoints that have it, run `corallite gc` and add their files again",
             paint.red("damaged:"),
             counted(count as u64, "problem"),
         ),
