@@ -101,7 +101,8 @@ impl<'a> Cursor<'a> {
         Ok(self.number(1)? as u8)
     }
 
-    fn expect(&mut self, bytes: &[u8]) -> Step<()> {
+    /// Takes exactly these bytes.
+    fn literal(&mut self, bytes: &[u8]) -> Step<()> {
         if self.take(bytes.len())? == bytes { Ok(()) } else { Err(Stop::Foreign) }
     }
 }
@@ -187,7 +188,7 @@ impl Decoder<'_> {
         let end = self.bytes.end();
         let mut bytes = self.read(offset, USUAL.min(end.checked_sub(offset).ok_or(Stop::Foreign)?))?;
         let mut cursor = Cursor(&bytes);
-        cursor.expect(b"OHDR\x02")?;
+        cursor.literal(b"OHDR\x02")?;
         let flags = cursor.u8()?;
         if flags & !0x03 != 0x10 {
             return Err(Stop::Foreign);
@@ -243,9 +244,9 @@ impl Decoder<'_> {
     }
 
     fn attribute(&mut self, body: &mut Cursor<'_>) -> Step<(CString, AttributeValue)> {
-        body.expect(&[3, 0])?;
+        body.literal(&[3, 0])?;
         let (name, datatype, space) = (body.number(2)?, body.number(2)?, body.number(2)?);
-        body.expect(&[0])?;
+        body.literal(&[0])?;
         let name = CString::from_vec_with_nul(body.take(name as usize)?.to_vec()).map_err(|_| Stop::Foreign)?;
         let datatype = body.take(datatype as usize)?;
         let dims = dataspace(&mut Cursor(body.take(space as usize)?))?;
@@ -338,8 +339,8 @@ impl Decoder<'_> {
                 let header = self.read(offset, 28)?;
                 let mut cursor = Cursor(self.sealed(offset, &header)?);
                 let size = entry_size(full, filtered) as u64;
-                cursor.expect(b"FAHD")?;
-                cursor.expect(&[0, u8::from(filtered), size as u8, bits])?;
+                cursor.literal(b"FAHD")?;
+                cursor.literal(&[0, u8::from(filtered), size as u8, bits])?;
                 let (entries, block_offset) = (cursor.number(8)?, cursor.number(8)?);
                 if entries != count {
                     return Err(Stop::Foreign);
@@ -350,9 +351,9 @@ impl Decoder<'_> {
                 }
                 let block = self.read(block_offset, length)?;
                 let mut cursor = Cursor(self.sealed(block_offset, &block)?);
-                cursor.expect(b"FADB")?;
-                cursor.expect(&[0, u8::from(filtered)])?;
-                cursor.expect(&offset.to_le_bytes())?;
+                cursor.literal(b"FADB")?;
+                cursor.literal(&[0, u8::from(filtered)])?;
+                cursor.literal(&offset.to_le_bytes())?;
                 let mut chunks = Vec::with_capacity(count as usize);
                 for _ in 0..count {
                     let offset = cursor.number(8)?;
@@ -372,14 +373,14 @@ impl Decoder<'_> {
 }
 
 fn dataspace(body: &mut Cursor<'_>) -> Step<Vec<u64>> {
-    body.expect(&[2])?;
+    body.literal(&[2])?;
     let rank = body.u8()?;
-    body.expect(&[0, u8::from(rank > 0)])?;
+    body.literal(&[0, u8::from(rank > 0)])?;
     (0..rank).map(|_| body.number(8)).collect()
 }
 
 fn pipeline(body: &mut Cursor<'_>) -> Step<Vec<FilterStep>> {
-    body.expect(&[2])?;
+    body.literal(&[2])?;
     let count = body.u8()?;
     (0..count)
         .map(|_| {
@@ -399,7 +400,7 @@ fn layout(body: &mut Cursor<'_>) -> Step<std::result::Result<StoredLayout, Chunk
     const CONTIGUOUS: u8 = 1;
     const CHUNKED: u8 = 2;
     const FILTERED_SINGLE: u8 = 0x02;
-    body.expect(&[4])?;
+    body.literal(&[4])?;
     match body.u8()? {
         COMPACT => {
             let length = body.number(2)? as usize;

@@ -13,8 +13,8 @@ use hdf5_metno_sys::h5o::{H5O_token_t, H5Oclose, H5Olink, H5Oopen_by_token};
 use hdf5_metno_sys::h5p::H5P_DEFAULT;
 use hdf5_metno_sys::h5t::H5Tencode;
 
+// SAFETY: the signatures are those of HDF5's H5VLnative.h; they are missing in the binding.
 unsafe extern "C" {
-    // Missing in the binding.
     fn H5VLnative_addr_to_token(location: hid_t, address: u64, token: *mut H5O_token_t) -> c_int;
     fn H5VLnative_token_to_addr(location: hid_t, token: H5O_token_t, address: *mut u64) -> c_int;
 }

@@ -25,8 +25,6 @@ pub(crate) struct Chunks {
 /// One chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
-    /// Of its first element.
-    pub(crate) coordinates: Vec<u64>,
     /// Its bytes in the tensor; shorter than a full chunk at the end of the axis.
     pub(crate) range: Range<u64>,
 }
@@ -84,18 +82,12 @@ impl Chunks {
     }
 
     pub(crate) fn get(&self, index: u64) -> Chunk {
-        let (mut lead, piece) = (index / self.per_axis, index % self.per_axis);
+        let (lead, piece) = (index / self.per_axis, index % self.per_axis);
         let from = piece * self.dims[self.axis];
         let to = (from + self.dims[self.axis]).min(self.shape[self.axis]);
         let base = lead * self.shape[self.axis];
         let bytes = self.inner * self.item;
-        let mut coordinates = vec![0; self.shape.len()];
-        coordinates[self.axis] = from;
-        for axis in (0..self.axis).rev() {
-            coordinates[axis] = lead % self.shape[axis];
-            lead /= self.shape[axis];
-        }
-        Chunk { coordinates, range: (base + from) * bytes..(base + to) * bytes }
+        Chunk { range: (base + from) * bytes..(base + to) * bytes }
     }
 
     /// The chunk whose first element has these coordinates.
@@ -133,6 +125,22 @@ mod tests {
 
     use super::*;
 
+    /// Of the first element of the chunk that begins at this byte.
+    fn coordinates(shape: &[u64], item: u64, byte: u64) -> Vec<u64> {
+        let mut element = byte / item;
+        let mut coordinates: Vec<u64> = shape
+            .iter()
+            .rev()
+            .map(|dim| {
+                let coordinate = element % dim;
+                element /= dim;
+                coordinate
+            })
+            .collect();
+        coordinates.reverse();
+        coordinates
+    }
+
     proptest! {
         #[test]
         fn chunks_are_runs_that_tile_the_tensor(
@@ -146,7 +154,7 @@ mod tests {
                 let chunk = chunks.get(index);
                 prop_assert_eq!(chunk.range.start, at);
                 prop_assert!(chunk.range.end > at && chunk.range.end - at <= chunks.full());
-                prop_assert_eq!(chunks.index_of(&chunk.coordinates), Some(index));
+                prop_assert_eq!(chunks.index_of(&coordinates(&shape, item, chunk.range.start)), Some(index));
                 prop_assert_eq!(chunks.covering(&chunk.range), index..index + 1);
                 at = chunk.range.end;
             }
