@@ -1,0 +1,152 @@
+//! Applying changes.
+
+use super::writer::PARTITION_BUCKETS;
+use super::{Engine, Writer};
+use crate::arena::{Arena, OutOfMemory, Slot};
+use crate::change::{Change, Operation};
+use crate::error::Result;
+use crate::format::ChangeRecord;
+use crate::hash::{Hash, Seed};
+use crate::hot::{Events, Hot};
+
+/// Changes ahead of which directory entries, and then buckets, are loaded.
+const DIRECTORY_AHEAD: usize = 20;
+const BUCKET_AHEAD: usize = 10;
+/// Deletions that the deletion log holds; more are forgotten, and then everything is looked at.
+pub(crate) const DELETIONS: usize = 1 << 16;
+/// About what a cold partition will take when it is loaded.
+const LOAD_ROOM: u64 = PARTITION_BUCKETS as u64 * crate::bucket::BYTES as u64;
+
+impl Hot {
+    /// Applies a change; says how many pairs came or went.
+    pub(crate) fn apply(
+        &mut self,
+        arena: &mut Arena<'_>,
+        slot: Option<Slot<'_>>,
+        seed: Seed,
+        hash: Hash,
+        change: &Change,
+        events: &mut Events,
+    ) -> Result<u64, OutOfMemory> {
+        let Change { operation, key, value } = *change;
+        Ok(match operation {
+            Operation::Insert => u64::from(self.insert(arena, slot, seed, (hash, key, value), events)?),
+            Operation::DeleteValue => u64::from(self.remove_value(arena, hash, key, value)),
+            Operation::DeleteKey => self.remove(arena, hash, key),
+        })
+    }
+}
+
+impl Engine {
+    /// Applies changes in order, as of `nanos`; says how many pairs came or went. Insertions into cold partitions count as
+    /// one each, as nobody looks whether the pair was there.
+    pub(crate) fn apply(&self, writer: &mut Writer, changes: &[Change], nanos: u64) -> Result<u64> {
+        let hashes: Vec<Hash> = changes.iter().map(|change| self.seed.hash(change.key)).collect();
+        let mut moved = 0;
+        let mut failed = None;
+        for (index, (change, hash)) in changes.iter().zip(&hashes).enumerate() {
+            if let Some(ahead) = hashes.get(index + DIRECTORY_AHEAD) {
+                self.prefetch_directory(*ahead);
+            }
+            if let Some(ahead) = hashes.get(index + BUCKET_AHEAD) {
+                self.prefetch(*ahead);
+            }
+            match self.apply_one(writer, *hash, change, nanos) {
+                Ok(count) => moved += count,
+                // The others are as durable as this one, and must be applied too.
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        failed.map_or(Ok(moved), Err)
+    }
+
+    #[inline]
+    fn apply_one(&self, writer: &mut Writer, hash: Hash, change: &Change, nanos: u64) -> Result<u64> {
+        let id = self.route(hash);
+        if writer.snapshots.newest() > 0 {
+            self.freeze(writer, id);
+        }
+        if change.operation != Operation::Insert {
+            self.note_deletion(writer, change, nanos);
+        }
+        if self.memory.slot(id).place().is_none() {
+            // A partition that cannot be loaded takes changes all the same; whoever reads it is told why.
+            let loads = writer.bytes() + LOAD_ROOM <= self.limit && self.load(writer, id).is_ok();
+            if !loads {
+                return self.apply_cold(writer, id, hash, change);
+            }
+        }
+        let Writer { allocator, partitions, events, .. } = &mut *writer;
+        let Some(owned) = partitions.get_mut(id as usize).and_then(Option::as_mut) else { return Ok(0) };
+        let Some(hot) = &mut owned.hot else { return Ok(0) };
+        let mut arena = Arena { memory: &self.memory, allocator };
+        let moved = hot
+            .apply(&mut arena, Some(self.memory.slot(id)), self.seed, hash, change, events)
+            .map_err(|OutOfMemory| self.out_of_memory())?;
+        let is_large = hot.buckets > PARTITION_BUCKETS;
+        if moved > 0 {
+            owned.note(*change);
+        }
+        if is_large {
+            self.divide(writer, id)?;
+        }
+        Ok(moved)
+    }
+
+    fn apply_cold(&self, writer: &mut Writer, id: u32, hash: Hash, change: &Change) -> Result<u64> {
+        let partition = self.partition(id);
+        let moved = match change.operation {
+            Operation::Insert => Ok(1),
+            // Whether something is deleted is known only to who looks.
+            _ => self.read_cold(&partition).and_then(|()| {
+                let values = self.cold_values(&partition.cold.read(), hash, change.key)?;
+                Ok(match change.operation {
+                    Operation::DeleteKey => values.len() as u64,
+                    _ => u64::from(values.contains(&change.value)),
+                })
+            }),
+        };
+        if matches!(moved, Ok(0)) {
+            return Ok(0);
+        }
+        let mut cold = partition.cold.write();
+        let before = cold.overlay.bytes();
+        cold.overlay.push(hash, *change);
+        writer.overlay_bytes = writer.overlay_bytes + cold.overlay.bytes() - before;
+        if let Some(owned) = writer.owned(id) {
+            owned.is_dirty = true;
+        }
+        moved
+    }
+
+    /// Puts a logged change where it belongs, without loading anything.
+    pub(crate) fn replay(&self, writer: &mut Writer, change: &Change, nanos: u64) -> Result<()> {
+        let hash = self.seed.hash(change.key);
+        let id = self.route(hash);
+        if self.memory.slot(id).place().is_some() {
+            return self.apply_one(writer, hash, change, nanos).map(drop);
+        }
+        if change.operation != Operation::Insert {
+            self.note_deletion(writer, change, nanos);
+        }
+        let partition = self.partition(id);
+        let mut cold = partition.cold.write();
+        let before = cold.overlay.bytes();
+        cold.overlay.push(hash, *change);
+        writer.overlay_bytes = writer.overlay_bytes + cold.overlay.bytes() - before;
+        drop(cold);
+        if let Some(owned) = writer.owned(id) {
+            owned.is_dirty = true;
+        }
+        Ok(())
+    }
+
+    fn note_deletion(&self, writer: &mut Writer, change: &Change, nanos: u64) {
+        if writer.deletions.len() < DELETIONS {
+            let (key, value) = (change.key.to_hdf5(), change.value.to_hdf5());
+            writer.deletions.push(ChangeRecord { operation: nanos.into(), key, value });
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Reading, from any thread, beside the writer.
+
+use std::sync::atomic::{Ordering, fence};
+
+use super::{Engine, Partition};
+use crate::bucket;
+use crate::entry::{HashEntry, MULTI_VALUE_THRESHOLD, SpillPointer, StateMask};
+use crate::error::Result;
+use crate::hash::Hash;
+use crate::set::{self, SetHead};
+use crate::{E, Values};
+
+/// Attempts after which a reader that the writer keeps overtaking lets others run first.
+const SPINS: u32 = 64;
+
+/// What a reader found without a lock.
+enum Seen {
+    Done,
+    /// The writer changed something meanwhile.
+    Overtaken,
+    Cold(u32),
+}
+
+impl Engine {
+    /// Replaces `values` by those of a key.
+    #[inline]
+    pub(crate) fn values(&self, key: E, values: &mut Values) -> Result<()> {
+        self.values_of(self.seed.hash(key), key, values)
+    }
+
+    #[inline]
+    pub(crate) fn values_of(&self, hash: Hash, key: E, values: &mut Values) -> Result<()> {
+        let mut attempts = 0;
+        loop {
+            values.clear();
+            match self.read_hot(hash, key, values) {
+                Seen::Done => return Ok(()),
+                Seen::Overtaken => wait(&mut attempts),
+                Seen::Cold(id) => {
+                    if let Some(cold) = self.with_cold(id, hash, |partition| self.cold_values(partition, hash, key))? {
+                        *values = Values::from_vec(cold);
+                        return Ok(());
+                    }
+                    wait(&mut attempts);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn read_hot(&self, hash: Hash, key: E, values: &mut Values) -> Seen {
+        let memory = &self.memory;
+        let table = self.table_word();
+        let index = hash.prefix(table as u32 & 0xff) as usize;
+        let id = memory.table().get(index);
+        let slot = memory.slot(id);
+        let version = slot.version();
+        if (table >> 8 | version) & 1 != 0 {
+            return Seen::Overtaken;
+        }
+        let Some(place) = slot.place() else { return Seen::Cold(id) };
+        let entry = hash.index(u32::from(place.skip), u32::from(place.bits));
+        let head = memory.bucket(memory.directory(place.directory).get(entry));
+        let at = head.version();
+        if at & 1 != 0 {
+            return Seen::Overtaken;
+        }
+        let unchanged = || {
+            fence(Ordering::Acquire);
+            bucket::head(head).version == at
+                && slot.is_at(version)
+                && memory.table().get(index) == id
+                && self.table.load(Ordering::Relaxed) == table
+        };
+        let mut orders = [0_u8; MULTI_VALUE_THRESHOLD];
+        let mut inline = [(0_usize, 0_u32); MULTI_VALUE_THRESHOLD];
+        let mut count = 0;
+        let mut spilled = None;
+        let mut number = 0_u32;
+        let mut bucket = head;
+        loop {
+            bucket::find(bucket, hash, key, |hit| {
+                if !hit.inline {
+                    spilled = Some(bucket::value(bucket, hit.slot).low());
+                } else if count < MULTI_VALUE_THRESHOLD {
+                    inline[count] = (hit.slot, number);
+                    count += 1;
+                }
+            });
+            number = bucket::next(bucket);
+            if number == 0 {
+                break;
+            }
+            // What is read may be changing, and then lead anywhere, in a circle too.
+            if !unchanged() {
+                return Seen::Overtaken;
+            }
+            bucket = memory.bucket(number);
+        }
+        if let Some(unit) = spilled {
+            let set = memory.set(unit);
+            let sizes = SetHead::of(set);
+            if !unchanged() {
+                return Seen::Overtaken;
+            }
+            values.reserve(sizes.live() as usize);
+            set::for_each(set, sizes, |value| values.push(value));
+        } else if count == 1 {
+            let (cell, number) = inline[0];
+            values.push(bucket::value(if number == 0 { head } else { memory.bucket(number) }, cell));
+        } else if count > 1 {
+            let bucket_of = |number: u32| if number == 0 { head } else { memory.bucket(number) };
+            for (order, (cell, number)) in orders.iter_mut().zip(&inline[..count]) {
+                *order = bucket::order(bucket_of(*number), *cell);
+            }
+            for place in 0..MULTI_VALUE_THRESHOLD as u8 {
+                for index in 0..count {
+                    if orders[index] == place {
+                        let (cell, number) = inline[index];
+                        values.push(bucket::value(bucket_of(number), cell));
+                    }
+                }
+            }
+        }
+        if unchanged() { Seen::Done } else { Seen::Overtaken }
+    }
+
+    /// Looks at a cold partition; `None` when it is not what the hash belongs to any more.
+    pub(crate) fn with_cold<T>(
+        &self,
+        id: u32,
+        hash: Hash,
+        look: impl FnOnce(&super::Cold) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let partition = self.partition(id);
+        loop {
+            let cold = partition.cold.read();
+            // The writer loads, divides and joins only with the lock.
+            if self.memory.slot(id).place().is_some() || self.route(hash) != id {
+                return Ok(None);
+            }
+            if cold.is_read {
+                return look(&cold).map(Some);
+            }
+            drop(cold);
+            self.read_cold(&partition)?;
+        }
+    }
+
+    pub(crate) fn cold_values(&self, cold: &super::Cold, hash: Hash, key: E) -> Result<Vec<E>> {
+        let mut values = Vec::new();
+        if let Some(image) = &cold.image {
+            image.values(hash, key, &mut values).map_err(|flaw| self.flawed(flaw))?;
+        }
+        cold.overlay.apply(hash, key, &mut values);
+        Ok(values)
+    }
+
+    /// Whether a pair is there.
+    pub(crate) fn contains(&self, key: E, value: E) -> Result<bool> {
+        let hash = self.seed.hash(key);
+        let mut attempts = 0;
+        loop {
+            match self.find_pair(hash, key, value) {
+                Ok(found) => return Ok(found),
+                Err(Seen::Cold(id)) => {
+                    let found = self.with_cold(id, hash, |cold| match &cold.image {
+                        Some(image) if cold.overlay.lacks(hash) => {
+                            image.contains(hash, key, value).map_err(|flaw| self.flawed(flaw))
+                        }
+                        _ => Ok(self.cold_values(cold, hash, key)?.contains(&value)),
+                    })?;
+                    if let Some(found) = found {
+                        return Ok(found);
+                    }
+                    wait(&mut attempts);
+                }
+                Err(_) => wait(&mut attempts),
+            }
+        }
+    }
+
+    /// The same in a hot partition, where a large set is bisected and not read.
+    fn find_pair(&self, hash: Hash, key: E, value: E) -> Result<bool, Seen> {
+        let memory = &self.memory;
+        let table = self.table_word();
+        let index = hash.prefix(table as u32 & 0xff) as usize;
+        let id = memory.table().get(index);
+        let slot = memory.slot(id);
+        let version = slot.version();
+        if (table >> 8 | version) & 1 != 0 {
+            return Err(Seen::Overtaken);
+        }
+        let Some(place) = slot.place() else { return Err(Seen::Cold(id)) };
+        let entry = hash.index(u32::from(place.skip), u32::from(place.bits));
+        let head = memory.bucket(memory.directory(place.directory).get(entry));
+        let at = head.version();
+        let unchanged = || {
+            fence(Ordering::Acquire);
+            at & 1 == 0
+                && bucket::head(head).version == at
+                && slot.is_at(version)
+                && memory.table().get(index) == id
+                && self.table.load(Ordering::Relaxed) == table
+        };
+        let mut found = false;
+        let mut bucket = head;
+        loop {
+            let mut spilled = None;
+            bucket::find(bucket, hash, key, |hit| {
+                let content = bucket::value(bucket, hit.slot);
+                if hit.inline { found |= content == value } else { spilled = Some(content.low()) }
+            });
+            if let Some(unit) = spilled {
+                let set = memory.set(unit);
+                let sizes = SetHead::of(set);
+                if !unchanged() {
+                    return Err(Seen::Overtaken);
+                }
+                found |= set::position(set, sizes, value).is_some();
+            }
+            let number = bucket::next(bucket);
+            if !unchanged() {
+                return Err(Seen::Overtaken);
+            }
+            if number == 0 {
+                return Ok(found);
+            }
+            bucket = memory.bucket(number);
+        }
+    }
+
+    /// Loads the directory entry that a read of this hash needs.
+    #[inline]
+    pub(crate) fn prefetch_directory(&self, hash: Hash) {
+        let id = self.route(hash);
+        if let Some(place) = self.memory.slot(id).place() {
+            let entry = hash.index(u32::from(place.skip), u32::from(place.bits));
+            self.memory.directory(place.directory).prefetch(entry);
+        }
+    }
+
+    /// Loads the lines of the bucket that a read or a change of this hash needs.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: Hash) {
+        let id = self.route(hash);
+        if let Some(place) = self.memory.slot(id).place() {
+            let entry = hash.index(u32::from(place.skip), u32::from(place.bits));
+            bucket::prefetch(self.memory.bucket(self.memory.directory(place.directory).get(entry)), hash);
+        }
+    }
+
+    /// The canonical entry of a key in a cold partition with nothing in its overlay for the key; `None` otherwise.
+    pub(crate) fn stored_entry(&self, partition: &Partition, hash: Hash, key: E) -> Result<Option<HashEntry>> {
+        let cold = partition.cold.read();
+        let Some(image) = cold.image.as_ref().filter(|_| cold.overlay.lacks(hash)) else { return Ok(None) };
+        let (inline, spill, version) = image.entry(hash, key).map_err(|flaw| self.flawed(flaw))?;
+        let spill = spill.map(|(cell, head)| SpillPointer {
+            reference: cell.low(),
+            sorted_count: head.sorted,
+            checksum: u128::from(cell.high()),
+        });
+        Ok(entry(key, &inline, spill, version))
+    }
+}
+
+/// The canonical form of what is stored of a key; `None` when that is nothing.
+pub(crate) fn entry(key: E, inline: &[E], spill: Option<SpillPointer>, version: u32) -> Option<HashEntry> {
+    if inline.is_empty() && spill.is_none() {
+        return None;
+    }
+    let mut slots = [E::MIN; MULTI_VALUE_THRESHOLD];
+    let mut state = 0;
+    for (index, value) in inline.iter().take(MULTI_VALUE_THRESHOLD).enumerate() {
+        slots[index] = *value;
+        state |= 1 << index;
+    }
+    Some(HashEntry { key, slots, state_mask: StateMask::encode(state), version, spill })
+}
+
+fn wait(attempts: &mut u32) {
+    *attempts += 1;
+    if attempts.is_multiple_of(SPINS) { std::thread::yield_now() } else { std::hint::spin_loop() }
+}

@@ -1,0 +1,803 @@
+//! A loaded partition: extendible hashing over buckets in memory.
+//!
+//! The partition's directory has a power of two of entries, chosen by the hash bits below the partition's prefix. A full
+//! bucket is split by the next bit, the directory doubled where need be. When the directory has grown far beyond its buckets,
+//! the keys share their hash bits, by chance or by malice, and splitting would not help: the bucket gets an overflow bucket.
+//!
+//! Changes of one bucket's content are announced by the bucket's version, all others by the partition's [`Slot`].
+
+use std::collections::HashMap;
+
+use crate::E;
+use crate::arena::{Arena, DIRECTORY_BITS, Entries, Memory, OutOfMemory, Place, Slot};
+use crate::bucket::{self, CELLS, Hit, State};
+use crate::entry::MULTI_VALUE_THRESHOLD;
+use crate::hash::{Hash, Seed};
+use crate::image::Image;
+use crate::set::{self, SetHead};
+
+/// A directory may have this many entries for each bucket before full buckets overflow instead of being split.
+const ENTRIES_PER_BUCKET: usize = 8;
+
+/// What the writer knows of a loaded partition.
+#[derive(Debug)]
+pub(crate) struct Hot {
+    pub(crate) directory: u32,
+    pub(crate) bits: u8,
+    pub(crate) skip: u8,
+    pub(crate) buckets: u32,
+    pub(crate) keys: u64,
+    pub(crate) pairs: u64,
+    pub(crate) set_units: u64,
+}
+
+/// Splits, merges and so on, counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Events {
+    pub(crate) splits: u64,
+    pub(crate) merges: u64,
+    pub(crate) doublings: u64,
+    pub(crate) halvings: u64,
+    pub(crate) overflows: u64,
+    pub(crate) promotions: u64,
+    pub(crate) demotions: u64,
+}
+
+/// One cell of a key, as the writer finds it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    bucket: u32,
+    slot: usize,
+}
+
+/// All of a key, as the writer finds it.
+#[derive(Debug, Default)]
+struct Search {
+    head: u32,
+    /// Inline values by their order.
+    inline: [Found; MULTI_VALUE_THRESHOLD],
+    count: usize,
+    spilled: Option<Found>,
+    /// The first bucket of the chain with an empty cell.
+    room: Option<u32>,
+    last: u32,
+}
+
+/// What lies in a cell, while it is moved.
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    key: E,
+    value: E,
+    state: State,
+}
+
+impl Hot {
+    /// An empty partition.
+    pub(crate) fn new(arena: &mut Arena<'_>, skip: u8) -> Result<Self, OutOfMemory> {
+        let directory = arena.new_directory()?;
+        let bucket = arena.new_bucket(0)?;
+        arena.memory.directory(directory).set(0, bucket);
+        Ok(Self { directory, bits: 0, skip, buckets: 1, keys: 0, pairs: 0, set_units: 0 })
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place { directory: self.directory, bits: self.bits, skip: self.skip }
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.buckets) * bucket::BYTES as u64 + self.set_units * set::UNIT as u64
+    }
+
+    fn entries<'a>(&self, memory: &'a Memory) -> Entries<'a> {
+        memory.directory(self.directory)
+    }
+
+    fn index(&self, hash: Hash) -> usize {
+        hash.index(u32::from(self.skip), u32::from(self.bits))
+    }
+
+    fn search(&self, memory: &Memory, hash: Hash, key: E) -> Search {
+        let head = self.entries(memory).get(self.index(hash));
+        let mut search = Search { head, last: head, ..Search::default() };
+        let mut at = head;
+        loop {
+            let bucket = memory.bucket(at);
+            bucket::find(bucket, hash, key, |hit| {
+                let found = Found { bucket: at, slot: hit.slot };
+                if !hit.inline {
+                    search.spilled = Some(found);
+                } else if search.count < MULTI_VALUE_THRESHOLD {
+                    search.inline[search.count] = found;
+                    search.count += 1;
+                }
+            });
+            if search.room.is_none() && usize::from(bucket::head(bucket).used) < CELLS {
+                search.room = Some(at);
+            }
+            search.last = at;
+            at = bucket::next(bucket);
+            if at == 0 {
+                break;
+            }
+        }
+        if search.count > 1 {
+            search.inline[..search.count]
+                .sort_unstable_by_key(|found| bucket::order(memory.bucket(found.bucket), found.slot));
+        }
+        search
+    }
+
+    /// Loads the lines that an operation on this hash will touch.
+    #[inline]
+    pub(crate) fn prefetch(&self, memory: &Memory, hash: Hash) {
+        bucket::prefetch(memory.bucket(self.entries(memory).get(self.index(hash))), hash);
+    }
+
+    #[inline]
+    pub(crate) fn prefetch_directory(&self, memory: &Memory, hash: Hash) {
+        self.entries(memory).prefetch(self.index(hash));
+    }
+
+    /// The values of a key, in the order of their insertion.
+    pub(crate) fn values(&self, memory: &Memory, hash: Hash, key: E, out: &mut Vec<E>) {
+        let search = self.search(memory, hash, key);
+        if let Some(found) = search.spilled {
+            let set = memory.set(bucket::value(memory.bucket(found.bucket), found.slot).low());
+            set::for_each(set, SetHead::of(set), |value| out.push(value));
+        }
+        for found in &search.inline[..search.count] {
+            out.push(bucket::value(memory.bucket(found.bucket), found.slot));
+        }
+    }
+
+    /// Adds a value; `false` when it is there already.
+    pub(crate) fn insert(
+        &mut self,
+        arena: &mut Arena<'_>,
+        slot: Option<Slot<'_>>,
+        seed: Seed,
+        (hash, key, value): (Hash, E, E),
+        events: &mut Events,
+    ) -> Result<bool, OutOfMemory> {
+        loop {
+            let search = self.search(arena.memory, hash, key);
+            if let Some(found) = search.spilled {
+                return self.insert_spilled(arena, &search, found, value);
+            }
+            let inline = &search.inline[..search.count];
+            let memory = arena.memory;
+            let held = |found: &Found| bucket::value(memory.bucket(found.bucket), found.slot) == value;
+            if inline.iter().any(held) {
+                return Ok(false);
+            }
+            if search.count == MULTI_VALUE_THRESHOLD {
+                self.promote(arena, &search, hash, Some(value))?;
+                events.promotions += 1;
+                self.pairs += 1;
+                return Ok(true);
+            }
+            if let Some(room) = search.room {
+                let head = memory.bucket(search.head);
+                head.begin();
+                if room != search.head {
+                    memory.bucket(room).begin();
+                }
+                let state = State { spilled: false, order: search.count as u8 };
+                memory.bucket(room).place(hash, key, value, state);
+                if room != search.head {
+                    memory.bucket(room).end();
+                }
+                head.end();
+                self.keys += u64::from(search.count == 0);
+                self.pairs += 1;
+                return Ok(true);
+            }
+            self.make_room(arena, slot, seed, hash, &search, events)?;
+        }
+    }
+
+    fn insert_spilled(
+        &mut self,
+        arena: &mut Arena<'_>,
+        search: &Search,
+        found: Found,
+        value: E,
+    ) -> Result<bool, OutOfMemory> {
+        let memory = arena.memory;
+        let cell = memory.bucket(found.bucket);
+        let unit = bucket::value(cell, found.slot).low();
+        let set = memory.set(unit);
+        let old = SetHead::of(set);
+        if set::position(set, old, value).is_some() {
+            return Ok(false);
+        }
+        let head = memory.bucket(search.head);
+        if old.len < old.capacity {
+            head.begin();
+            set.push(value);
+            head.end();
+        } else {
+            let capacity = set::capacity_for(old.live() + 1);
+            let grown = arena.new_set(capacity)?;
+            let mut values = Vec::with_capacity(old.live() as usize + 1);
+            set::for_each(set, old, |value| values.push(value));
+            values.push(value);
+            memory.set(grown).fill(capacity, values);
+            head.begin();
+            cell.set_value(found.slot, E::from_parts(0, grown));
+            head.end();
+            arena.free_set(unit, old.capacity);
+            self.set_units = self.set_units + set::units(capacity) - set::units(old.capacity);
+        }
+        self.pairs += 1;
+        Ok(true)
+    }
+
+    /// Moves the inline values of a key, and another one, to a value set.
+    fn promote(
+        &mut self,
+        arena: &mut Arena<'_>,
+        search: &Search,
+        hash: Hash,
+        more: Option<E>,
+    ) -> Result<(), OutOfMemory> {
+        let memory = arena.memory;
+        let inline = &search.inline[..search.count];
+        let values = inline.iter().map(|found| bucket::value(memory.bucket(found.bucket), found.slot)).chain(more);
+        let capacity = set::capacity_for(inline.len() as u32 + 1);
+        let unit = arena.new_set(capacity)?;
+        memory.set(unit).fill(capacity, values);
+        self.set_units += set::units(capacity);
+        let head = memory.bucket(search.head);
+        head.begin();
+        for (number, found) in inline.iter().enumerate() {
+            let cell = memory.bucket(found.bucket);
+            if number == 0 {
+                cell.set_value(found.slot, E::from_parts(0, unit));
+                cell.set_state(found.slot, hash, State { spilled: true, order: 0 });
+            } else {
+                cell.remove(found.slot);
+            }
+        }
+        head.end();
+        Ok(())
+    }
+
+    /// Moves the inline values of a key to a value set; `false` when there are none.
+    pub(crate) fn promote_key(&mut self, arena: &mut Arena<'_>, hash: Hash, key: E) -> Result<bool, OutOfMemory> {
+        let search = self.search(arena.memory, hash, key);
+        if search.count == 0 {
+            return Ok(false);
+        }
+        self.promote(arena, &search, hash, None)?;
+        Ok(true)
+    }
+
+    /// Removes a value; `false` when it is not there.
+    pub(crate) fn remove_value(&mut self, arena: &mut Arena<'_>, hash: Hash, key: E, value: E) -> bool {
+        let memory = arena.memory;
+        let search = self.search(memory, hash, key);
+        let head = memory.bucket(search.head);
+        if let Some(found) = search.spilled {
+            let set = memory.set(bucket::value(memory.bucket(found.bucket), found.slot).low());
+            let old = SetHead::of(set);
+            let Some(index) = set::position(set, old, value) else { return false };
+            if old.live() == 1 {
+                self.remove(arena, hash, key);
+                return true;
+            }
+            head.begin();
+            set.bury(index);
+            head.end();
+            self.pairs -= 1;
+            if old.tombstones > old.len / 2 {
+                // A set that cannot be made smaller for want of memory is still right.
+                let _ = self.compact_set(arena, &search, found);
+            }
+            return true;
+        }
+        let inline = &search.inline[..search.count];
+        let held = |found: &Found| bucket::value(memory.bucket(found.bucket), found.slot) == value;
+        let Some(number) = inline.iter().position(held) else { return false };
+        head.begin();
+        memory.bucket(inline[number].bucket).remove(inline[number].slot);
+        for (order, found) in inline.iter().enumerate().skip(number + 1) {
+            let state = State { spilled: false, order: order as u8 - 1 };
+            memory.bucket(found.bucket).set_state(found.slot, hash, state);
+        }
+        head.end();
+        self.pairs -= 1;
+        self.keys -= u64::from(search.count == 1);
+        true
+    }
+
+    /// Removes a key with all its values; says how many.
+    pub(crate) fn remove(&mut self, arena: &mut Arena<'_>, hash: Hash, key: E) -> u64 {
+        let memory = arena.memory;
+        let search = self.search(memory, hash, key);
+        let head = memory.bucket(search.head);
+        let mut removed = 0;
+        if let Some(found) = search.spilled {
+            let cell = memory.bucket(found.bucket);
+            let unit = bucket::value(cell, found.slot).low();
+            let set = SetHead::of(memory.set(unit));
+            removed += u64::from(set.live());
+            head.begin();
+            cell.remove(found.slot);
+            head.end();
+            arena.free_set(unit, set.capacity);
+            self.set_units -= set::units(set.capacity);
+        }
+        if search.count > 0 {
+            head.begin();
+            for found in &search.inline[..search.count] {
+                memory.bucket(found.bucket).remove(found.slot);
+            }
+            head.end();
+            removed += search.count as u64;
+        }
+        self.pairs -= removed;
+        self.keys -= u64::from(removed > 0);
+        removed
+    }
+
+    /// Rewrites a value set without its tombstones.
+    fn compact_set(&mut self, arena: &mut Arena<'_>, search: &Search, found: Found) -> Result<(), OutOfMemory> {
+        let memory = arena.memory;
+        let cell = memory.bucket(found.bucket);
+        let unit = bucket::value(cell, found.slot).low();
+        let set = memory.set(unit);
+        let old = SetHead::of(set);
+        let capacity = set::capacity_for(old.live());
+        let compacted = arena.new_set(capacity)?;
+        let mut values = Vec::with_capacity(old.live() as usize);
+        set::for_each(set, old, |value| values.push(value));
+        memory.set(compacted).fill(capacity, values);
+        let head = memory.bucket(search.head);
+        head.begin();
+        cell.set_value(found.slot, E::from_parts(0, compacted));
+        head.end();
+        arena.free_set(unit, old.capacity);
+        self.set_units = self.set_units + set::units(capacity) - set::units(old.capacity);
+        Ok(())
+    }
+
+    /// Removes a key's tombstones and merges its regions; says how many tombstones there were.
+    pub(crate) fn compact_key(&mut self, arena: &mut Arena<'_>, hash: Hash, key: E) -> Result<u32, OutOfMemory> {
+        let search = self.search(arena.memory, hash, key);
+        let Some(found) = search.spilled else { return Ok(0) };
+        let set = arena.memory.set(bucket::value(arena.memory.bucket(found.bucket), found.slot).low());
+        let old = SetHead::of(set);
+        if old.tombstones > 0 {
+            self.compact_set(arena, &search, found)?;
+        } else if old.sorted < old.len {
+            let head = arena.memory.bucket(search.head);
+            head.begin();
+            set.sort();
+            head.end();
+        }
+        Ok(old.tombstones)
+    }
+
+    /// Moves a key's values from its value set back into the bucket, if they fit.
+    pub(crate) fn demote_key(
+        &mut self,
+        arena: &mut Arena<'_>,
+        slot: Option<Slot<'_>>,
+        seed: Seed,
+        (hash, key): (Hash, E),
+        events: &mut Events,
+    ) -> Result<bool, OutOfMemory> {
+        let memory = arena.memory;
+        let search = self.search(memory, hash, key);
+        let Some(found) = search.spilled else { return Ok(false) };
+        let set = memory.set(bucket::value(memory.bucket(found.bucket), found.slot).low());
+        if SetHead::of(set).live() as usize > MULTI_VALUE_THRESHOLD {
+            return Ok(false);
+        }
+        let mut values = Vec::new();
+        set::for_each(set, SetHead::of(set), |value| values.push(value));
+        // For a reader the key must be there throughout.
+        let changing = slot.map(Slot::change);
+        self.remove(arena, hash, key);
+        for value in values {
+            self.insert(arena, None, seed, (hash, key, value), events)?;
+        }
+        if let Some(slot) = slot {
+            slot.set_place(Some(self.place()));
+        }
+        drop(changing);
+        events.demotions += 1;
+        Ok(true)
+    }
+
+    /// The cells of a bucket and its overflow buckets; these are given back.
+    fn gather(&mut self, arena: &mut Arena<'_>, head: u32) -> Vec<Cell> {
+        let mut cells = Vec::with_capacity(CELLS);
+        let mut at = head;
+        while at != 0 {
+            let bucket = arena.memory.bucket(at);
+            bucket::for_each(bucket, |Hit { slot, inline }| {
+                let state = State { spilled: !inline, order: bucket::order(bucket, slot) };
+                cells.push(Cell { key: bucket::key(bucket, slot), value: bucket::value(bucket, slot), state });
+            });
+            let next = bucket::next(bucket);
+            if at != head {
+                arena.free_bucket(at);
+                self.buckets -= 1;
+            }
+            at = next;
+        }
+        cells
+    }
+
+    /// Puts cells into an empty bucket, and into overflow buckets where it is full.
+    fn scatter(
+        &mut self,
+        arena: &mut Arena<'_>,
+        seed: Seed,
+        head: u32,
+        cells: impl IntoIterator<Item = Cell>,
+    ) -> Result<(), OutOfMemory> {
+        let mut at = head;
+        for cell in cells {
+            let hash = seed.hash(cell.key);
+            if !arena.memory.bucket(at).place(hash, cell.key, cell.value, cell.state) {
+                at = self.overflow(arena, at)?;
+                arena.memory.bucket(at).place(hash, cell.key, cell.value, cell.state);
+            }
+        }
+        Ok(())
+    }
+
+    fn overflow(&mut self, arena: &mut Arena<'_>, last: u32) -> Result<u32, OutOfMemory> {
+        let depth = bucket::head(arena.memory.bucket(last)).depth;
+        let next = arena.new_bucket(depth)?;
+        arena.memory.bucket(last).set_next(next);
+        self.buckets += 1;
+        Ok(next)
+    }
+
+    fn may_double(&self) -> bool {
+        let entries = 1_usize << self.bits;
+        u32::from(self.bits) < DIRECTORY_BITS && 2 * entries <= ENTRIES_PER_BUCKET * self.buckets as usize + 8
+    }
+
+    fn make_room(
+        &mut self,
+        arena: &mut Arena<'_>,
+        slot: Option<Slot<'_>>,
+        seed: Seed,
+        hash: Hash,
+        search: &Search,
+        events: &mut Events,
+    ) -> Result<(), OutOfMemory> {
+        let depth = bucket::head(arena.memory.bucket(search.head)).depth;
+        let changing = slot.map(Slot::change);
+        if depth == self.bits && self.may_double() {
+            self.double(arena.memory);
+            events.doublings += 1;
+        }
+        let outcome = if depth < self.bits {
+            events.splits += 1;
+            self.split(arena, seed, self.index(hash))
+        } else {
+            events.overflows += 1;
+            self.overflow(arena, search.last).map(drop)
+        };
+        if let Some(slot) = slot {
+            slot.set_place(Some(self.place()));
+        }
+        drop(changing);
+        outcome
+    }
+
+    fn double(&mut self, memory: &Memory) {
+        let entries = self.entries(memory);
+        for index in (0..1_usize << self.bits).rev() {
+            let bucket = entries.get(index);
+            entries.set(2 * index, bucket);
+            entries.set(2 * index + 1, bucket);
+        }
+        self.bits += 1;
+    }
+
+    /// Splits the bucket at a directory entry by the next bit of its keys.
+    fn split(&mut self, arena: &mut Arena<'_>, seed: Seed, index: usize) -> Result<(), OutOfMemory> {
+        let memory = arena.memory;
+        let entries = self.entries(memory);
+        let old = entries.get(index);
+        let depth = bucket::head(memory.bucket(old)).depth;
+        let new = arena.new_bucket(depth + 1)?;
+        self.buckets += 1;
+        let cells = self.gather(arena, old);
+        let bucket = memory.bucket(old);
+        bucket.begin();
+        bucket.clear(depth + 1);
+        let bit = u32::from(self.skip) + u32::from(depth);
+        let (upper, lower): (Vec<Cell>, Vec<Cell>) = cells.into_iter().partition(|cell| seed.hash(cell.key).bit(bit));
+        let outcome = self.scatter(arena, seed, old, lower).and(self.scatter(arena, seed, new, upper));
+        bucket.end();
+        let span = 1_usize << (self.bits - depth);
+        let first = index / span * span;
+        for entry in first + span / 2..first + span {
+            entries.set(entry, new);
+        }
+        outcome
+    }
+
+    /// Joins half-empty buckets with their buddies and halves the directory while it can be; says how many were joined.
+    pub(crate) fn merge(
+        &mut self,
+        arena: &mut Arena<'_>,
+        slot: Option<Slot<'_>>,
+        seed: Seed,
+        events: &mut Events,
+    ) -> Result<u64, OutOfMemory> {
+        let memory = arena.memory;
+        let changing = slot.map(Slot::change);
+        let entries = self.entries(memory);
+        let mut merged = 0;
+        let mut index = 0;
+        while index < 1 << self.bits {
+            let left = entries.get(index);
+            let head = bucket::head(memory.bucket(left));
+            if head.depth == 0 {
+                break;
+            }
+            let span = 1_usize << (self.bits - head.depth.min(self.bits));
+            let first = index / span * span;
+            let buddy = first + span;
+            index = buddy;
+            if first / span % 2 == 1 || buddy >= 1 << self.bits {
+                continue;
+            }
+            let right = entries.get(buddy);
+            let other = bucket::head(memory.bucket(right));
+            let alone = bucket::next(memory.bucket(left)) == 0 && bucket::next(memory.bucket(right)) == 0;
+            // A quarter of room is left, so that the next insertions do not split it again.
+            let fits = usize::from(head.used) + usize::from(other.used) <= CELLS * 3 / 4;
+            if other.depth != head.depth || !alone || !fits {
+                continue;
+            }
+            let mut cells = self.gather(arena, left);
+            cells.extend(self.gather(arena, right));
+            let bucket = memory.bucket(left);
+            bucket.begin();
+            bucket.clear(head.depth - 1);
+            self.scatter(arena, seed, left, cells)?;
+            bucket.end();
+            for entry in buddy..buddy + span {
+                entries.set(entry, left);
+            }
+            arena.free_bucket(right);
+            self.buckets -= 1;
+            merged += 1;
+            // The joined bucket may have a buddy in turn.
+            index = first / (2 * span) * (2 * span);
+            if first / (2 * span) % 2 == 1 {
+                index -= 2 * span;
+            }
+        }
+        while self.bits > 0 && (0..1_usize << (self.bits - 1)).all(|pair| entries.get(2 * pair) == entries.get(2 * pair + 1))
+        {
+            for pair in 0..1_usize << (self.bits - 1) {
+                entries.set(pair, entries.get(2 * pair));
+            }
+            self.bits -= 1;
+            events.halvings += 1;
+        }
+        if let Some(slot) = slot {
+            slot.set_place(Some(self.place()));
+        }
+        drop(changing);
+        events.merges += merged;
+        Ok(merged)
+    }
+
+    /// The buckets that directory entries name, each once, in the order of the directory.
+    fn heads(&self, memory: &Memory) -> Vec<u32> {
+        let entries = self.entries(memory);
+        let mut heads: Vec<u32> = Vec::with_capacity(self.buckets as usize);
+        for index in 0..1_usize << self.bits {
+            let bucket = entries.get(index);
+            if heads.last() != Some(&bucket) {
+                heads.push(bucket);
+            }
+        }
+        heads
+    }
+
+    /// Calls `each` for every bucket, overflow buckets after their heads.
+    fn for_each_bucket(&self, memory: &Memory, mut each: impl FnMut(u32)) {
+        for head in self.heads(memory) {
+            let mut at = head;
+            while at != 0 {
+                each(at);
+                at = bucket::next(memory.bucket(at));
+            }
+        }
+    }
+
+    /// Divides the partition by the next bit of its keys; what is returned has the upper half. The caller keeps readers
+    /// out meanwhile.
+    pub(crate) fn divide(&mut self, arena: &mut Arena<'_>, seed: Seed) -> Result<Self, OutOfMemory> {
+        let memory = arena.memory;
+        let directory = arena.new_directory()?;
+        if self.bits == 0 {
+            self.double(memory);
+        }
+        if bucket::head(memory.bucket(self.entries(memory).get(0))).depth == 0 {
+            self.split(arena, seed, 0)?;
+        }
+        self.bits -= 1;
+        self.skip += 1;
+        let half = 1_usize << self.bits;
+        for index in 0..half {
+            memory.directory(directory).set(index, self.entries(memory).get(half + index));
+        }
+        let mut upper = Self { directory, bits: self.bits, skip: self.skip, buckets: 0, keys: 0, pairs: 0, set_units: 0 };
+        for part in [&mut *self, &mut upper] {
+            let (mut buckets, mut keys, mut pairs, mut set_units) = (0, 0, 0, 0);
+            part.for_each_bucket(memory, |index| {
+                let bucket = memory.bucket(index);
+                buckets += 1;
+                bucket.set_depth(bucket::head(bucket).depth - 1);
+                bucket::for_each(bucket, |Hit { slot, inline }| {
+                    if inline {
+                        pairs += 1;
+                        keys += u64::from(bucket::order(bucket, slot) == 0);
+                    } else {
+                        let set = SetHead::of(memory.set(bucket::value(bucket, slot).low()));
+                        keys += 1;
+                        pairs += u64::from(set.live());
+                        set_units += set::units(set.capacity);
+                    }
+                });
+            });
+            (part.buckets, part.keys, part.pairs, part.set_units) = (buckets, keys, pairs, set_units);
+        }
+        Ok(upper)
+    }
+
+    /// Takes in the partition with the other half of the keys, which is then gone; `false`, and nothing changed, when the
+    /// directory would become too large. The caller keeps readers out of both.
+    pub(crate) fn join(&mut self, arena: &mut Arena<'_>, upper: &mut Self) -> bool {
+        let memory = arena.memory;
+        let bits = self.bits.max(upper.bits);
+        if u32::from(bits) + 1 > DIRECTORY_BITS {
+            return false;
+        }
+        while self.bits < bits {
+            self.double(memory);
+        }
+        while upper.bits < bits {
+            upper.double(memory);
+        }
+        for part in [&*self, &*upper] {
+            part.for_each_bucket(memory, |index| {
+                let bucket = memory.bucket(index);
+                bucket.set_depth(bucket::head(bucket).depth + 1);
+            });
+        }
+        let half = 1_usize << bits;
+        for index in 0..half {
+            self.entries(memory).set(half + index, upper.entries(memory).get(index));
+        }
+        arena.free_directory(upper.directory);
+        self.bits = bits + 1;
+        self.skip -= 1;
+        self.buckets += upper.buckets;
+        self.keys += upper.keys;
+        self.pairs += upper.pairs;
+        self.set_units += upper.set_units;
+        true
+    }
+
+    /// Gives all memory back. The caller keeps readers out before and after.
+    pub(crate) fn free(self, arena: &mut Arena<'_>) {
+        let mut buckets = Vec::with_capacity(self.buckets as usize);
+        self.for_each_bucket(arena.memory, |index| buckets.push(index));
+        for index in buckets {
+            let bucket = arena.memory.bucket(index);
+            bucket::for_each(bucket, |Hit { slot, inline }| {
+                if !inline {
+                    let unit = bucket::value(bucket, slot).low();
+                    arena.free_set(unit, SetHead::of(arena.memory.set(unit)).capacity);
+                }
+            });
+            arena.free_bucket(index);
+        }
+        arena.free_directory(self.directory);
+    }
+
+    /// Calls `each` with every key and its values.
+    pub(crate) fn for_each(&self, memory: &Memory, seed: Seed, mut each: impl FnMut(E, &[E])) {
+        let mut values = Vec::new();
+        self.for_each_bucket(memory, |index| {
+            let bucket = memory.bucket(index);
+            bucket::for_each(bucket, |Hit { slot, inline }| {
+                if inline && bucket::order(bucket, slot) != 0 {
+                    return;
+                }
+                let key = bucket::key(bucket, slot);
+                values.clear();
+                self.values(memory, seed.hash(key), key, &mut values);
+                each(key, &values);
+            });
+        });
+    }
+
+    /// What of a key is stored where: its inline values, or the place of its value set; and the bucket's version.
+    pub(crate) fn entry(&self, memory: &Memory, hash: Hash, key: E) -> (Vec<E>, Option<(u64, SetHead)>, u32) {
+        let search = self.search(memory, hash, key);
+        let spill = search.spilled.map(|found| {
+            let unit = bucket::value(memory.bucket(found.bucket), found.slot).low();
+            (unit, SetHead::of(memory.set(unit)))
+        });
+        let inline = search.inline[..search.count].iter();
+        let values = inline.map(|found| bucket::value(memory.bucket(found.bucket), found.slot)).collect();
+        (values, spill, bucket::head(memory.bucket(search.head)).version)
+    }
+
+    /// Every key with a value set, and the set's sizes.
+    pub(crate) fn spilled_keys(&self, memory: &Memory) -> Vec<(E, SetHead)> {
+        let mut keys = Vec::new();
+        self.for_each_bucket(memory, |index| {
+            let bucket = memory.bucket(index);
+            bucket::for_each(bucket, |Hit { slot, inline }| {
+                if !inline {
+                    let set = memory.set(bucket::value(bucket, slot).low());
+                    keys.push((bucket::key(bucket, slot), SetHead::of(set)));
+                }
+            });
+        });
+        keys
+    }
+
+    /// The partition as it goes into the file.
+    pub(crate) fn to_image(&self, memory: &Memory) -> Image {
+        let heads = self.heads(memory);
+        let mut numbers: HashMap<u32, u32> = HashMap::with_capacity(heads.len());
+        let mut order = heads.clone();
+        for head in &heads {
+            // Overflow buckets come after all heads, so that a bucket's overflow bucket always has a larger number.
+            let mut at = bucket::next(memory.bucket(*head));
+            while at != 0 {
+                order.push(at);
+                at = bucket::next(memory.bucket(at));
+            }
+        }
+        for (number, index) in order.iter().enumerate() {
+            numbers.insert(*index, number as u32);
+        }
+        let number_of = |index: u32| numbers.get(&index).copied().unwrap_or(0);
+        let entries = self.entries(memory);
+        let directory = (0..1_usize << self.bits).map(|index| number_of(entries.get(index))).collect();
+        let mut buckets = vec![0; order.len() * bucket::BYTES];
+        let mut sets = Vec::new();
+        let mut values = Vec::new();
+        for (index, out) in order.iter().zip(buckets.as_chunks_mut().0) {
+            let live = memory.bucket(*index);
+            let next = bucket::next(live);
+            live.store(if next == 0 { 0 } else { number_of(next) }, out);
+            let mut moved = false;
+            bucket::for_each(live, |Hit { slot, inline }| {
+                if !inline {
+                    let set = memory.set(bucket::value(live, slot).low());
+                    values.clear();
+                    set::for_each(set, SetHead::of(set), |value| values.push(value));
+                    let unit = (sets.len() / set::UNIT) as u64;
+                    let checksum = set::encode(&values, &mut sets);
+                    bucket::set_stored_value(out, slot, E::from_parts(checksum, unit));
+                    moved = true;
+                }
+            });
+            if moved {
+                bucket::seal(out);
+            }
+        }
+        Image { directory, buckets, sets, keys: self.keys, pairs: self.pairs }
+    }
+}
