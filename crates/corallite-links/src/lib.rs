@@ -3,6 +3,7 @@
 mod arena;
 mod bucket;
 mod change;
+mod checkpoint;
 mod e;
 mod engine;
 mod entry;
@@ -19,6 +20,7 @@ mod values;
 mod wal;
 
 pub use change::{Change, Operation};
+pub use checkpoint::CheckpointReport;
 pub use e::{E, StoredE};
 pub use entry::{Decoded, HashEntry, MULTI_VALUE_THRESHOLD, SpillPointer, StateMask};
 pub use error::{Error, Result};

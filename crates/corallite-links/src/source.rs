@@ -140,22 +140,31 @@ impl Source {
         }
     }
 
-    /// A partition's image.
-    pub(crate) fn image(&self, record: &PartitionRecord) -> Result<StoredImage> {
-        let id = record.id.get();
-        let name = partition_name(id);
+    pub(crate) fn form(&self) -> DirectoryForm {
+        self.form
+    }
+
+    /// A partition's directory.
+    pub(crate) fn directory(&self, record: &PartitionRecord) -> Result<Vec<u32>> {
         let count = 1_usize << (record.directory_bits & 31);
-        let directory = match self.form {
+        Ok(match self.form {
             DirectoryForm::Sharded => {
                 let group = self.group("/dir")?;
-                let shard = self.bytes(&group, "/dir", &shard_name(id))?;
+                let shard = self.bytes(&group, "/dir", &shard_name(record.id.get()))?;
                 entries(shard.as_ref().map_or(&[], Bytes::as_ref))
             }
             _ => {
                 let start = record.directory_start.get() as usize;
                 self.directory.get(start..start.saturating_add(count)).unwrap_or_default().to_vec()
             }
-        };
+        })
+    }
+
+    /// A partition's image.
+    pub(crate) fn image(&self, record: &PartitionRecord) -> Result<StoredImage> {
+        let id = record.id.get();
+        let name = partition_name(id);
+        let directory = self.directory(record)?;
         let read = |within: &str, bytes: u64| -> Result<Bytes> {
             if bytes == 0 {
                 return Ok(Bytes::Copied(Vec::new()));

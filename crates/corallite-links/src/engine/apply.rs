@@ -14,8 +14,6 @@ const DIRECTORY_AHEAD: usize = 20;
 const BUCKET_AHEAD: usize = 10;
 /// Deletions that the deletion log holds; more are forgotten, and then everything is looked at.
 pub(crate) const DELETIONS: usize = 1 << 16;
-/// About what a cold partition will take when it is loaded.
-const LOAD_ROOM: u64 = PARTITION_BUCKETS as u64 * crate::bucket::BYTES as u64;
 
 impl Hot {
     /// Applies a change; says how many pairs came or went.
@@ -73,7 +71,7 @@ impl Engine {
         }
         if self.memory.slot(id).place().is_none() {
             // A partition that cannot be loaded takes changes all the same; whoever reads it is told why.
-            let loads = writer.bytes() + LOAD_ROOM <= self.limit && self.load(writer, id).is_ok();
+            let loads = self.may_load(writer) && self.load(writer, id).is_ok();
             if !loads {
                 return self.apply_cold(writer, id, hash, change);
             }

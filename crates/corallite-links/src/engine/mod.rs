@@ -26,8 +26,8 @@ use crate::image::StoredImage;
 use crate::overlay::Overlay;
 use crate::source::Source;
 
-pub(crate) use freeze::Frozen;
-pub(crate) use writer::{Owned, Writer};
+pub(crate) use freeze::{Frozen, Kept};
+pub(crate) use writer::{Owned, PARTITION_BUCKETS, Writer};
 
 /// What readers share with the writer.
 #[derive(Debug)]

@@ -51,10 +51,16 @@ pub(crate) struct Writer {
     pub(crate) snapshots: super::freeze::Snapshots,
     /// Deletions since the deletion log was cleared, with their time.
     pub(crate) deletions: Vec<ChangeRecord>,
+    /// While a checkpoint is under way, partitions stay what they are.
+    pub(crate) is_frozen: bool,
+    /// Bytes of cold partitions in the file.
+    pub(crate) cold_bytes: u64,
+    /// The partition from which on the next ones to unload are looked for.
+    unload_next: usize,
 }
 
 impl Owned {
-    fn image_bytes(&self) -> u64 {
+    pub(crate) fn image_bytes(&self) -> u64 {
         self.record.map_or(0, |record| {
             u64::from(record.buckets.get()) * crate::bucket::BYTES as u64
                 + record.set_units.get() * crate::set::UNIT as u64
@@ -100,8 +106,14 @@ impl Writer {
         self.partitions[id] = Some(owned);
     }
 
+    /// Numbers that no partition has.
+    pub(crate) fn free_ids(&self, count: usize) -> Vec<u32> {
+        let holes = self.partitions.iter().enumerate().filter(|(_, owned)| owned.is_none()).map(|(id, _)| id as u32);
+        holes.chain(self.partitions.len() as u32..).take(count).collect()
+    }
+
     fn free_id(&self) -> u32 {
-        self.partitions.iter().position(Option::is_none).unwrap_or(self.partitions.len()) as u32
+        self.free_ids(1).first().copied().unwrap_or(u32::MAX)
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -171,6 +183,8 @@ impl Engine {
     /// Loads a cold partition.
     pub(crate) fn load(&self, writer: &mut Writer, id: u32) -> Result<()> {
         let Some(hot) = self.load_apart(writer, id)? else { return Ok(()) };
+        let image_bytes = writer.owned(id).map_or(0, |owned| owned.image_bytes());
+        writer.cold_bytes = writer.cold_bytes.saturating_sub(image_bytes);
         let partition = self.partition(id);
         let mut cold = partition.cold.write();
         let overlay = std::mem::take(&mut cold.overlay);
@@ -196,30 +210,65 @@ impl Engine {
         Ok(())
     }
 
-    /// Unloads a hot partition that is as the file has it.
-    pub(crate) fn unload(&self, writer: &mut Writer, id: u32) {
-        let Writer { allocator, partitions, .. } = writer;
-        let Some(owned) = partitions.get_mut(id as usize).and_then(Option::as_mut) else { return };
-        if owned.is_dirty || owned.record.is_none() {
-            return;
+    /// Unloads a hot partition of which the file has an image; what changed since becomes its overlay.
+    pub(crate) fn unload(&self, writer: &mut Writer, id: u32) -> bool {
+        let Writer { allocator, partitions, overlay_bytes, cold_bytes, .. } = writer;
+        let Some(owned) = partitions.get_mut(id as usize).and_then(Option::as_mut) else { return false };
+        if owned.must_fold || owned.record.is_none() {
+            return false;
         }
-        let Some(hot) = owned.hot.take() else { return };
+        let Some(hot) = owned.hot.take() else { return false };
         let partition = self.partition(id);
         let mut cold = partition.cold.write();
         *cold = super::Cold { record: owned.record, ..super::Cold::default() };
+        for change in std::mem::take(&mut owned.pending) {
+            cold.overlay.push(self.seed.hash(change.key), change);
+        }
+        *overlay_bytes += cold.overlay.bytes();
+        *cold_bytes += owned.image_bytes();
         let slot = self.memory.slot(id);
         let changing = slot.change();
         slot.set_place(None);
         hot.free(&mut Arena { memory: &self.memory, allocator });
         drop(changing);
+        true
+    }
+
+    /// Whether another partition may be loaded.
+    pub(crate) fn may_load(&self, writer: &Writer) -> bool {
+        let room = u64::from(PARTITION_BUCKETS) * crate::bucket::BYTES as u64;
+        !writer.is_frozen && writer.bytes() + room <= self.limit && writer.allocator.bytes() + room <= self.hot_limit(writer)
+    }
+
+    /// How much may be hot: everything if everything fits, else half, so that overlays have room to gather changes.
+    fn hot_limit(&self, writer: &Writer) -> u64 {
+        if writer.allocator.bytes() + writer.cold_bytes <= self.limit { self.limit } else { self.limit / 2 }
+    }
+
+    /// Unloads partitions until memory is within its limit.
+    pub(crate) fn make_room(&self, writer: &mut Writer) {
+        writer.cold_bytes =
+            writer.partitions.iter().flatten().filter(|owned| owned.hot.is_none()).map(Owned::image_bytes).sum();
+        let count = writer.partitions.len();
+        for _ in 0..count {
+            if writer.bytes() <= self.limit && writer.allocator.bytes() <= self.hot_limit(writer) {
+                break;
+            }
+            let id = writer.unload_next % count;
+            writer.unload_next = id + 1;
+            self.unload(writer, id as u32);
+        }
     }
 
     /// Divides a hot partition that has become large, unless that would not help.
     pub(crate) fn divide(&self, writer: &mut Writer, id: u32) -> Result<()> {
         let count = writer.count();
         let upper_id = writer.free_id();
-        let Writer { allocator, partitions, events, .. } = writer;
+        let Writer { allocator, partitions, events, is_frozen, .. } = writer;
         let Some(owned) = partitions.get_mut(id as usize).and_then(Option::as_mut) else { return Ok(()) };
+        if *is_frozen {
+            return Ok(());
+        }
         let skip = u32::from(owned.skip);
         let grows = skip >= self.table_bits();
         if grows && (2_usize << self.table_bits()) > ENTRIES_PER_PARTITION * count + 64
@@ -262,6 +311,9 @@ impl Engine {
     /// Joins hot partitions with their buddies where both are small; says how many are gone.
     pub(crate) fn join(&self, writer: &mut Writer) -> u64 {
         let mut joined = 0;
+        if writer.is_frozen {
+            return 0;
+        }
         loop {
             let small = |owned: &Owned| {
                 owned.hot.as_ref().is_some_and(|hot| hot.buckets <= PARTITION_BUCKETS / 4) && owned.skip > 0
