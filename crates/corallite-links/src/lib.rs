@@ -8,4 +8,8 @@ mod wal;
 pub use change::{Change, Operation};
 pub use e::{E, StoredE};
 pub use error::{Error, Result};
-pub use wal::Lsn;
+pub use wal::Wal as WAL;
+pub use wal::{
+    Audit, Damage, Durability, Finding, LOG_FORMAT_VERSION, Lsn, Position, Prepared, Record, Recovered, ReplayReport,
+    Stamp, Wal, WalMetrics, WalOptions, WalSource,
+};
