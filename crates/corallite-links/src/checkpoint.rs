@@ -501,7 +501,7 @@ impl Checkpoint<'_> {
         records: &mut [PartitionRecord],
         directories: &BTreeMap<u32, Vec<u32>>,
     ) -> Result<DirectoryForm> {
-        let form = match records {
+        let form = match &*records {
             [one] if 1 << one.directory_bits <= ATTRIBUTE_ENTRIES => DirectoryForm::Attribute,
             few if few.len() <= DATASET_PARTITIONS => DirectoryForm::Dataset,
             _ => DirectoryForm::Sharded,

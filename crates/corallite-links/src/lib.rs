@@ -26,4 +26,8 @@ pub use entry::{Decoded, HashEntry, MULTI_VALUE_THRESHOLD, SpillPointer, StateMa
 pub use error::{Error, Result};
 pub use format::{DirectoryForm, LINKS_FORMAT_VERSION};
 pub use values::Values;
-pub use wal::Lsn;
+pub use wal::Wal as WAL;
+pub use wal::{
+    Audit, Damage, Durability, Finding, LOG_FORMAT_VERSION, Lsn, Position, Prepared, Record, Recovered, ReplayReport,
+    Stamp, Wal, WalMetrics, WalOptions, WalSource,
+};

@@ -1,0 +1,344 @@
+//! Reading a log that may have been cut anywhere, or damaged.
+//!
+//! Batches are accepted from a known position on as long as their records are intact and their MACs chain. The first
+//! that does not fit ends the log at X. It is what a crash left of batches that nobody was told are safe, unless
+//! something younger in the ring proves otherwise: every commit record says up to where the log was synced when it was
+//! made, so one that says "beyond X" makes it damage. A batch whose records are all intact but whose MAC is wrong is no
+//! work of a crash either. Whether the very last synced batch was lost cannot be told from a torn end.
+
+use std::io;
+use std::path::Path;
+
+use corallite_file::DiskFile;
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::format::{
+    HEADER_COPY_AT, Header, LOG_FORMAT_VERSION, LSN_LIMIT, MAGIC, Mac, PAGE, RECORD, Record, SLOTS_AT, Slot, log_of,
+};
+use super::ring::{Ring, View};
+use super::{Damage, Lsn, Position, Recovered};
+use crate::error::{Error, Result};
+
+const HDF5_SIGNATURE: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
+/// `/header` is one of the first pages; which one is libhdf5's business.
+const HEADER_PAGES: u64 = 64;
+
+/// What the page `/header` says.
+pub(super) struct Front {
+    /// Where it lies in the file.
+    pub(super) at: u64,
+    pub(super) header: Header,
+    /// The newest intact slot, and which it is.
+    pub(super) hint: Option<(Slot, usize)>,
+}
+
+/// Reads and checks everything but the records.
+pub(super) fn front(file: &dyn DiskFile, path: &Path) -> Result<Front> {
+    let io = |source| Error::io("read", path, source);
+    let not_a_log = |problem: String| Error::NotALog { path: path.to_owned(), problem };
+    let length = file.len().map_err(io)?;
+    let mut page = vec![0; PAGE as usize];
+    for at in (0..HEADER_PAGES).map(|number| number * PAGE) {
+        let found = file.read_at(at, &mut page).map_err(io)?;
+        page[found..].fill(0);
+        if at == 0 && !page.starts_with(&HDF5_SIGNATURE) {
+            return Err(not_a_log("it is no HDF5 file".to_owned()));
+        }
+        let copies = [0, HEADER_COPY_AT].map(|within| read_at::<Header>(&page, within));
+        let Some(marked) = copies.into_iter().find(|header| header.magic == MAGIC) else { continue };
+        let Some(header) = copies.into_iter().find(Header::is_intact) else {
+            return Err(not_a_log(format!(
+                "its header at byte {at} does not match its checksum (version {})",
+                marked.version
+            )));
+        };
+        check(&header, length, path)?;
+        let log = log_of(&header.store);
+        let slots = SLOTS_AT.map(|within| read_at::<Slot>(&page, within));
+        let intact = slots.into_iter().enumerate().filter(|(_, slot)| slot.is_intact(log));
+        let hint = intact.max_by_key(|(_, slot)| slot.sequence.get()).map(|(index, slot)| (slot, index));
+        return Ok(Front { at, header, hint });
+    }
+    Err(not_a_log("it has no header of a log".to_owned()))
+}
+
+fn read_at<T: FromBytes>(page: &[u8], at: u64) -> T {
+    let bytes = page.get(at as usize..).unwrap_or_default();
+    T::read_from_prefix(bytes).map_or_else(|_| T::new_zeroed(), |(structure, _)| structure)
+}
+
+fn check(header: &Header, length: u64, path: &Path) -> Result<()> {
+    let version = header.version.get();
+    if version > LOG_FORMAT_VERSION {
+        let (found, supported) = (version.into(), LOG_FORMAT_VERSION.into());
+        return Err(Error::NewerFormat { path: path.to_owned(), what: "log", found, supported });
+    }
+    let (capacity, region) = (header.capacity.get(), header.region.get());
+    let end = capacity.checked_mul(RECORD).and_then(|bytes| bytes.checked_add(region));
+    let problem = match end {
+        Some(end) if end > length => format!("it is cut short: {length} bytes of {end}"),
+        Some(_) if version > 0 && u64::from(header.record_size.get()) == RECORD && capacity >= 2 && region >= PAGE => {
+            return Ok(());
+        }
+        _ => "its header makes no sense".to_owned(),
+    };
+    Err(Error::NotALog { path: path.to_owned(), problem })
+}
+
+/// What a log was found to hold.
+pub(super) struct Found {
+    pub(super) end: Position,
+    /// Up to here a sync is known to have been done.
+    pub(super) durable: Lsn,
+    /// What lies after the end in the ring and must never be taken for records: it is zeroed before anything is added.
+    pub(super) stale: Option<Lsn>,
+    pub(super) recovered: Recovered,
+}
+
+pub(super) struct Scan<'a> {
+    pub(super) ring: &'a Ring,
+    pub(super) path: &'a Path,
+    pub(super) key: &'a [u8; 32],
+    pub(super) log: u64,
+    pub(super) hint: Option<Lsn>,
+    pub(super) salvage: bool,
+}
+
+/// Why the batches end.
+enum Stop {
+    /// A record that is not there or not intact.
+    Record(Lsn),
+    /// A commit record, just before this number, that does not fit intact records before it.
+    Batch(Lsn),
+}
+
+/// What lies after the end of the good batches.
+#[derive(Default)]
+struct Younger {
+    /// The greatest number of any, intact or not.
+    last: Option<Lsn>,
+    /// The farthest that an intact commit record proves to have been synced.
+    durable: Lsn,
+    /// An intact record of a later lap than the position allows.
+    lapped: Option<Lsn>,
+    records: u64,
+}
+
+impl Scan<'_> {
+    /// Reads the log from `from` on.
+    pub(super) fn run(&self, from: Position) -> Result<Found> {
+        let io = |source| Error::io("read", self.path, source);
+        let limit = Lsn(from.lsn.0 + self.ring.capacity);
+        let mut view = View::mapped(self.ring);
+        let mut recovered = Recovered { start: from, end: from, batches: 0, records: 0, dropped: 0, damage: None };
+        let mut durable = from.lsn;
+        let stop = loop {
+            match self.batch(&mut view, recovered.end, limit).map_err(io)? {
+                Ok((end, synced)) => {
+                    recovered.batches += 1;
+                    recovered.records += end.lsn.0 - recovered.end.lsn.0 - 1;
+                    recovered.end = end;
+                    durable = durable.max(synced);
+                }
+                Err(stop) => break stop,
+            }
+        };
+        let end = recovered.end;
+        durable = durable.min(end.lsn);
+        let younger = self.younger(&mut view, from.lsn, end.lsn).map_err(io)?;
+        recovered.dropped = younger.records;
+
+        if let Some(lapped) = younger.lapped {
+            return Err(self.foreign(format!(
+                "the store's file is older than its log: it ends at record {}, and the log has gone on to {lapped}; was the file restored from a backup?",
+                from.lsn
+            )));
+        }
+        if let Some(hint) = self.hint.filter(|&hint| from.lsn < hint && end.lsn < hint) {
+            return Err(self.foreign(format!(
+                "the store's file is older than its log: it ends at record {}, and the log begins at {hint}; was the file restored from a backup?",
+                from.lsn
+            )));
+        }
+        if matches!(stop, Stop::Batch(_)) && end == from {
+            let problem = format!(
+                "its record {} does not continue what the store's file holds, or the key is another one",
+                from.lsn
+            );
+            return Err(self.foreign(problem));
+        }
+        let damage = match stop {
+            Stop::Batch(to) => Some((
+                end.lsn,
+                to.max(younger.durable),
+                "its records are intact, but their MAC is not theirs".to_owned(),
+            )),
+            Stop::Record(at) if younger.durable > end.lsn => {
+                let problem = format!(
+                    "record {at} is not what was written, although the log was synced up to {}",
+                    younger.durable
+                );
+                Some((at, younger.durable, problem))
+            }
+            Stop::Record(_) => None,
+        };
+        if let Some((at, to, problem)) = damage {
+            let damage = Damage { from: end.lsn, to, offset: self.ring.offset(at), problem };
+            if !self.salvage {
+                return Err(damage.into_error(self.path));
+            }
+            recovered.damage = Some(damage);
+        }
+        Ok(Found { end, durable, stale: younger.last.map(|last| Lsn(last.0 + 1)), recovered })
+    }
+
+    fn foreign(&self, problem: String) -> Error {
+        Error::ForeignLog { path: self.path.to_owned(), problem }
+    }
+
+    /// Reads the batch after `previous`: where it leads to, and what its commit record says was synced.
+    fn batch(&self, view: &mut View<'_>, previous: Position, limit: Lsn) -> io::Result<Result<(Position, Lsn), Stop>> {
+        let mut mac = None;
+        let mut at = previous.lsn;
+        while at < limit {
+            let run = view.run(at, limit)?;
+            let mut changes = 0;
+            for record in run {
+                let lsn = Lsn(at.0 + changes as u64);
+                if !record.is_intact(lsn.0, self.log) {
+                    return Ok(Err(Stop::Record(lsn)));
+                }
+                if record.is_commit() {
+                    let mut mac = mac.unwrap_or_else(|| Mac::new(self.key, &previous.mac));
+                    mac.update(&run[..changes]);
+                    let end = Position { lsn: Lsn(lsn.0 + 1), mac: record.mac() };
+                    let fits = record.count() == lsn.0 - previous.lsn.0 && mac.finish(record) == end.mac;
+                    return Ok(if fits { Ok((end, record.durable())) } else { Err(Stop::Batch(end.lsn)) });
+                }
+                changes += 1;
+            }
+            mac.get_or_insert_with(|| Mac::new(self.key, &previous.mac)).update(run);
+            at.0 += changes as u64;
+        }
+        Ok(Err(Stop::Record(limit)))
+    }
+
+    /// Looks through all slots for records that are younger than the good ones, which lie in `start..end`.
+    fn younger(&self, view: &mut View<'_>, start: Lsn, end: Lsn) -> io::Result<Younger> {
+        let mut younger = Younger::default();
+        let limit = Lsn(start.0 + self.ring.capacity);
+        let mut at = end;
+        // Every slot that is not of a good record, in the order of the numbers that it would get next.
+        while at < limit {
+            let run = view.run(at, limit)?;
+            for (index, record) in run.iter().enumerate() {
+                let next = at.0 + index as u64;
+                let seq = record.seq.get();
+                if seq < next
+                    || seq >= LSN_LIMIT
+                    || (seq - next) % self.ring.capacity != 0
+                    || record.log.get() != self.log
+                {
+                    continue;
+                }
+                let intact = record.is_intact(seq, self.log);
+                if seq != next {
+                    younger.lapped = younger.lapped.max(intact.then_some(Lsn(seq)));
+                    continue;
+                }
+                younger.records += 1;
+                younger.last = Some(Lsn(seq));
+                if intact && record.is_commit() {
+                    younger.durable = younger.durable.max(record.durable());
+                }
+            }
+            at.0 += run.len() as u64;
+        }
+        // A record of a later lap may also lie where a good one was, but then that one was not found good.
+        Ok(younger)
+    }
+}
+
+/// The batches of live records, in order; what [`super::Wal::open`] accepted, and what was written since.
+pub(super) fn replay(
+    ring: &Ring,
+    path: &Path,
+    from: Lsn,
+    to: Lsn,
+    mut each: impl FnMut(&[Record], &Record) -> Result<bool>,
+) -> Result<()> {
+    let io = |source| Error::io("read", path, source);
+    let mut view = View::mapped(ring);
+    // The beginning of a batch whose records do not lie together.
+    let mut begun: Vec<Record> = Vec::new();
+    let mut at = from;
+    while at < to {
+        let run = view.run(at, to).map_err(io)?;
+        let mut rest = run;
+        while let Some(changes) = rest.iter().position(Record::is_commit) {
+            let (batch, after) = rest.split_at(changes + 1);
+            let more = if begun.is_empty() {
+                each(&batch[..changes], &batch[changes])?
+            } else {
+                begun.extend_from_slice(&batch[..changes]);
+                let more = each(&begun, &batch[changes])?;
+                begun.clear();
+                more
+            };
+            if !more {
+                return Ok(());
+            }
+            rest = after;
+        }
+        begun.extend_from_slice(rest);
+        at.0 += run.len() as u64;
+    }
+    Ok(())
+}
+
+/// The commit records between two positions that are batches' ends, by what their operation says alone.
+pub(super) fn commits(ring: &Ring, from: Lsn, to: Lsn) -> io::Result<Vec<Lsn>> {
+    let mut view = View::copying(ring);
+    let (mut found, mut at) = (Vec::new(), from);
+    while at < to {
+        let run = view.run(at, to)?;
+        found.extend(run.iter().zip(at.0..).filter(|(record, _)| record.is_commit()).map(|(_, lsn)| Lsn(lsn)));
+        at.0 += run.len() as u64;
+    }
+    Ok(found)
+}
+
+/// Checks the one batch in `previous.lsn..=commit`; says what is wrong with it.
+pub(super) fn check_batch(
+    ring: &Ring,
+    key: &[u8; 32],
+    log: u64,
+    previous: Position,
+    commit: Lsn,
+) -> io::Result<Option<String>> {
+    let mut view = View::copying(ring);
+    let mut mac = Mac::new(key, &previous.mac);
+    let mut at = previous.lsn;
+    loop {
+        let run = view.run(at, Lsn(commit.0 + 1))?;
+        if let Some((_, lsn)) = run.iter().zip(at.0..).find(|(record, lsn)| !record.is_intact(*lsn, log)) {
+            return Ok(Some(format!("record {lsn} does not match its checksum")));
+        }
+        at.0 += run.len() as u64;
+        if at <= commit {
+            mac.update(run);
+            continue;
+        }
+        let Some((last, changes)) = run.split_last() else { return Ok(None) };
+        mac.update(changes);
+        let fits = last.is_commit() && last.count() == commit.0 - previous.lsn.0 && mac.finish(last) == last.mac();
+        return Ok((!fits).then(|| "its MAC is not that of its records".to_owned()));
+    }
+}
+
+/// The MAC that the commit record at `lsn` holds.
+pub(super) fn mac_at(ring: &Ring, lsn: Lsn) -> io::Result<[u8; 16]> {
+    let mut record = Record::new_zeroed();
+    ring.file.read_at(ring.offset(lsn), record.as_mut_bytes())?;
+    Ok(record.mac())
+}
