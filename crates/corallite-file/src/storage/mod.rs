@@ -137,6 +137,11 @@ impl Storage {
         self.source.path()
     }
 
+    /// The disk that the file is on, for companion files.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
     /// The buffer a storage was made on.
     pub fn buffer(&self) -> Option<&Buffer> {
         match &self.source {

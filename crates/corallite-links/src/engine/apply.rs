@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::format::ChangeRecord;
 use crate::hash::{Hash, Seed};
 use crate::hot::{Events, Hot};
+use crate::wal::Lsn;
 
 /// Changes ahead of which directory entries, and then buckets, are loaded.
 const DIRECTORY_AHEAD: usize = 20;
@@ -119,10 +120,14 @@ impl Engine {
         moved
     }
 
-    /// Puts a logged change where it belongs, without loading anything.
-    pub(crate) fn replay(&self, writer: &mut Writer, change: &Change, nanos: u64) -> Result<()> {
+    /// Puts a logged change where it belongs, without loading anything, unless the file holds it already.
+    pub(crate) fn replay(&self, writer: &mut Writer, lsn: Lsn, change: &Change, nanos: u64) -> Result<()> {
         let hash = self.seed.hash(change.key);
         let id = self.route(hash);
+        let stored = writer.owned(id).and_then(|owned| owned.record).is_some_and(|record| lsn.0 < record.applied.get());
+        if stored {
+            return Ok(());
+        }
         if self.memory.slot(id).place().is_some() {
             return self.apply_one(writer, hash, change, nanos).map(drop);
         }

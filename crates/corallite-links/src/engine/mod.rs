@@ -26,7 +26,9 @@ use crate::image::StoredImage;
 use crate::overlay::Overlay;
 use crate::source::Source;
 
+pub(crate) use apply::DELETIONS;
 pub(crate) use freeze::{Frozen, Kept};
+pub(crate) use read::entry;
 pub(crate) use writer::{Owned, PARTITION_BUCKETS, Writer};
 
 /// What readers share with the writer.

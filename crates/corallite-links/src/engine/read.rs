@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::{Engine, Partition};
+use super::Engine;
 use crate::bucket;
 use crate::entry::{HashEntry, MULTI_VALUE_THRESHOLD, SpillPointer, StateMask};
 use crate::error::Result;
@@ -250,10 +250,9 @@ impl Engine {
         }
     }
 
-    /// The canonical entry of a key in a cold partition with nothing in its overlay for the key; `None` otherwise.
-    pub(crate) fn stored_entry(&self, partition: &Partition, hash: Hash, key: E) -> Result<Option<HashEntry>> {
-        let cold = partition.cold.read();
-        let Some(image) = cold.image.as_ref().filter(|_| cold.overlay.lacks(hash)) else { return Ok(None) };
+    /// The canonical entry of a key in the image of a cold partition.
+    pub(crate) fn stored_entry(&self, cold: &super::Cold, hash: Hash, key: E) -> Result<Option<HashEntry>> {
+        let Some(image) = &cold.image else { return Ok(None) };
         let (inline, spill, version) = image.entry(hash, key).map_err(|flaw| self.flawed(flaw))?;
         let spill = spill.map(|(cell, head)| SpillPointer {
             reference: cell.low(),

@@ -1,0 +1,302 @@
+//! [`CIDStore`]: opening, closing, and what its parts share.
+
+mod background;
+mod commit;
+mod iterate;
+mod maintain;
+mod open;
+mod read;
+mod transaction;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use corallite_file::Storage;
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+
+use crate::checkpoint::{Checkpoint, CheckpointReport, Fold, Identity};
+use crate::engine::{Engine, Writer};
+use crate::error::{Error, Result};
+use crate::group::Group;
+use crate::options::LinksOptions;
+use crate::wal::{Position, Recovered, Wal};
+use crate::{E, metrics::Metrics};
+
+pub use iterate::{Pairs, Snapshot};
+pub use maintain::{Maintenance, Statistics, Tuning};
+pub use transaction::Transaction;
+pub use write::Deletion;
+
+use background::{Background, LogThread};
+use commit::Request;
+
+/// A multi-map from 128-bit ids to sets of 128-bit ids, in an HDF5 file.
+///
+/// ```
+/// use corallite_links::{CIDStore, E};
+///
+/// # let directory = tempfile::tempdir()?;
+/// let store = CIDStore::open(directory.path().join("links.h5"))?;
+/// store.insert(E::from_str("base"), E::from_str("apache-2.0"))?; // durable when it returns
+/// store.insert(E::from_str("base"), E::from_str("english"))?;
+/// assert_eq!(store.get(E::from_str("base"))?, [E::from_str("apache-2.0"), E::from_str("english")]);
+/// assert!(store.delete((E::from_str("base"), E::from_str("english")))?);
+/// store.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// It may be used from any number of threads. Reads of what is loaded take no lock. A write that is applied may be seen by
+/// readers a moment before it is durable; it is acknowledged when it is.
+#[derive(Debug)]
+pub struct CIDStore {
+    shared: Arc<Shared>,
+    background: Mutex<Option<Background>>,
+}
+
+/// What the store's threads share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) path: PathBuf,
+    pub(crate) options: LinksOptions,
+    pub(crate) storage: Arc<Storage>,
+    /// Whether the storage is closed with the links.
+    owns_storage: bool,
+    pub(crate) engine: Engine,
+    pub(crate) writer: Mutex<Writer>,
+    pub(crate) identity: Identity,
+    /// The log, once there is something to log.
+    pub(crate) log: RwLock<Option<Arc<Wal>>>,
+    /// Where the log goes on when it is created.
+    log_start: Mutex<Position>,
+    group: Group<Request, Result<u64>>,
+    /// Held while a batch is logged and applied, so that between two holders everything logged is applied.
+    turn: Mutex<()>,
+    /// Held by the one checkpoint that is under way.
+    checkpointing: Mutex<()>,
+    /// Why nothing more is written.
+    failure: Mutex<Option<String>>,
+    is_closed: AtomicBool,
+    pub(crate) metrics: Metrics,
+    recovered: Mutex<Option<Recovered>>,
+    wanted: Mutex<bool>,
+    wake: Condvar,
+    log_thread: LogThread,
+    log_path: PathBuf,
+    /// Bytes written by checkpoints since the file layer was last asked to reuse what they freed.
+    freed: Mutex<u64>,
+}
+
+/// Bytes of checkpoints after which freed space is reclaimed.
+const RECLAIM: u64 = 64 << 20;
+
+impl Shared {
+    fn is_writable(&self) -> bool {
+        self.storage.is_writable()
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(Error::Closed { path: self.path.clone() });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.check_open()?;
+        if !self.is_writable() {
+            return Err(Error::ReadOnly { path: self.path.clone() });
+        }
+        match &*self.failure.lock() {
+            Some(cause) => Err(Error::Poisoned { path: self.path.clone(), cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// From now on nothing is written.
+    fn fail(&self, error: &Error) {
+        self.failure.lock().get_or_insert_with(|| error.to_string());
+    }
+
+    pub(crate) fn log(&self) -> Option<Arc<Wal>> {
+        self.log.read().clone()
+    }
+
+    /// Brings everything that was logged until now into the file, and frees the log's room.
+    pub(crate) fn checkpoint(&self, fold: Fold) -> Result<CheckpointReport> {
+        loop {
+            let one = self.checkpointing.lock();
+            // Whoever has the turn may be waiting for a checkpoint, and then writes it.
+            if let Some(turn) = self.turn.try_lock_for(Duration::from_millis(5)) {
+                return self.write_checkpoint(&one, turn, fold);
+            }
+        }
+    }
+
+    /// A checkpoint of what was committed before `turn` was taken, which is given back as soon as that is noted.
+    fn write_checkpoint<T>(&self, _one: &MutexGuard<'_, ()>, turn: T, fold: Fold) -> Result<CheckpointReport> {
+        self.check_writable()?;
+        let position = self.log().map_or_else(|| *self.log_start.lock(), |log| log.position());
+        let checkpoint = Checkpoint {
+            engine: &self.engine,
+            writer: &self.writer,
+            storage: &self.storage,
+            identity: self.identity,
+            fold,
+        };
+        let outcome = checkpoint.run(|_| {
+            drop(turn);
+            position
+        });
+        match outcome {
+            Ok((report, position)) => {
+                *self.log_start.lock() = position;
+                if let Some(log) = self.log() {
+                    log.truncate(position)?;
+                }
+                self.metrics.checkpointed(&report);
+                self.reclaim(&report);
+                Ok(report)
+            }
+            Err(error) => {
+                self.metrics.checkpoint_failed();
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets the file layer hand out what was freed, from time to time.
+    fn reclaim(&self, report: &CheckpointReport) {
+        let mut freed = self.freed.lock();
+        *freed += report.bytes;
+        if *freed > RECLAIM {
+            *freed = 0;
+            // Only space is at stake.
+            let _ = self.storage.reclaim();
+        }
+    }
+
+    /// Asks the background thread for a checkpoint.
+    fn want_checkpoint(&self) {
+        *self.wanted.lock() = true;
+        self.wake.notify_all();
+    }
+}
+
+impl CIDStore {
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The store's path.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// The file layer below.
+    pub fn storage(&self) -> &Arc<Storage> {
+        &self.shared.storage
+    }
+
+    /// The id of the store, which its log carries too.
+    pub fn id(&self) -> E {
+        self.shared.identity.store
+    }
+
+    /// What recovery found in the log when the store was opened; `None` when there was no log.
+    pub fn recovered(&self) -> Option<Recovered> {
+        self.shared.recovered.lock().clone()
+    }
+
+    /// The log, once something was written.
+    pub fn wal(&self) -> Option<Arc<Wal>> {
+        self.shared.log()
+    }
+
+    /// Brings everything written until now into the file, in one commit. It happens by itself before the log is full, and at
+    /// closing.
+    ///
+    /// # Errors
+    ///
+    /// What the file layer reports, [`corallite_file::Error::DiskFull`] among it; nothing is lost then.
+    pub fn checkpoint(&self) -> Result<CheckpointReport> {
+        self.shared.checkpoint(Fold::Grown)
+    }
+
+    /// Makes [`Durability::Buffered`](crate::Durability::Buffered) writes durable.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Wal::flush`].
+    pub fn flush(&self) -> Result<()> {
+        self.shared.check_writable()?;
+        match self.shared.log() {
+            Some(log) => log.flush().inspect_err(|error| self.shared.fail(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes the store: everything is in its file, and the log is gone. A store that is dropped is closed too, but cannot say
+    /// whether that worked.
+    ///
+    /// # Errors
+    ///
+    /// When the last checkpoint fails. The log then stays, and opening the store again recovers from it.
+    pub fn close(self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&self) -> Result<()> {
+        if let Some(background) = self.background.lock().take() {
+            background.stop(&self.shared);
+        }
+        let shared = &self.shared;
+        if shared.is_closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let outcome = shared.finish();
+        shared.is_closed.store(true, Ordering::Release);
+        let log = shared.log.write().take();
+        let outcome = match (outcome, log) {
+            (Ok(true), Some(log)) => match Arc::try_unwrap(log) {
+                Ok(log) => log.remove(),
+                // Somebody else still holds the log; it is empty, and is reused or removed the next time.
+                Err(_) => Ok(()),
+            },
+            (outcome, _) => outcome.map(drop),
+        };
+        if shared.owns_storage {
+            // What cannot be committed any more is in the log.
+            let closed = if outcome.is_ok() { shared.storage.close() } else { shared.storage.abandon() };
+            return outcome.and(closed.map_err(Error::from));
+        }
+        outcome
+    }
+}
+
+impl Shared {
+    /// The last checkpoint; whether the log is not needed any more.
+    fn finish(&self) -> Result<bool> {
+        if !self.is_writable() || self.failure.lock().is_some() {
+            return Ok(false);
+        }
+        let nothing = {
+            let writer = self.writer.lock();
+            let logged = self.log().is_some_and(|log| log.used() > 0);
+            !logged && !writer.partitions.iter().flatten().any(|owned| owned.is_dirty)
+        };
+        if nothing {
+            return Ok(true);
+        }
+        self.checkpoint(Fold::Grown).map(|_| true)
+    }
+}
+
+impl Drop for CIDStore {
+    fn drop(&mut self) {
+        // Whoever needs to know calls `close`.
+        let _ = self.end();
+    }
+}

@@ -1,0 +1,140 @@
+//! Transactions: changes of many keys that happen together.
+
+use std::collections::HashMap;
+
+use parking_lot::MutexGuard;
+
+use super::CIDStore;
+use crate::change::{Change, Operation};
+use crate::error::Result;
+use crate::wal::Durability;
+use crate::{E, Values};
+
+/// Changes that become durable together, or not at all. While one is open no other write happens, so that what it reads
+/// stays true until it commits; readers see none of it before. Dropped without [`Transaction::commit`], it leaves nothing.
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    store: &'a CIDStore,
+    _turn: MutexGuard<'a, ()>,
+    changes: Vec<Change>,
+    /// For each key that changed, its values as the transaction sees them.
+    seen: HashMap<E, Vec<E>>,
+}
+
+impl CIDStore {
+    /// Begins a transaction, once those of others are over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Poisoned`](crate::Error::Poisoned).
+    pub fn begin(&self) -> Result<Transaction<'_>> {
+        self.shared.check_writable()?;
+        let turn = self.shared.turn.lock();
+        Ok(Transaction { store: self, _turn: turn, changes: Vec::new(), seen: HashMap::new() })
+    }
+
+    /// Runs `change` as one transaction: committed durably when it returns `Ok`, dropped when it returns `Err`.
+    ///
+    /// ```
+    /// # use corallite_links::{CIDStore, E, Error};
+    /// let store = CIDStore::memory()?;
+    /// let (a, b, value) = (E::new(1), E::new(2), E::new(3));
+    /// store.insert(a, value)?;
+    /// store.transaction(|tx| {
+    ///     if tx.delete((a, value))? {
+    ///         tx.insert(b, value)?; // the value moves from one key to the other, or stays
+    ///     }
+    ///     Ok::<_, Error>(())
+    /// })?;
+    /// assert_eq!((store.get(a)?.len(), store.get(b)?.len()), (0, 1));
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// That of `change`, or of the commit.
+    pub fn transaction<T, F: From<crate::Error>>(
+        &self,
+        change: impl FnOnce(&mut Transaction<'_>) -> Result<T, F>,
+    ) -> Result<T, F> {
+        let mut transaction = self.begin()?;
+        let value = change(&mut transaction)?;
+        transaction.commit()?;
+        Ok(value)
+    }
+}
+
+impl Transaction<'_> {
+    fn values(&mut self, key: E) -> Result<&mut Vec<E>> {
+        if !self.seen.contains_key(&key) {
+            let values = Vec::from(self.store.get(key)?);
+            self.seen.insert(key, values);
+        }
+        Ok(self.seen.entry(key).or_default())
+    }
+
+    /// The values of a key, with what this transaction did to them.
+    ///
+    /// # Errors
+    ///
+    /// As [`CIDStore::get`].
+    pub fn get(&mut self, key: E) -> Result<Values> {
+        match self.seen.get(&key) {
+            Some(values) => Ok(values.iter().copied().collect()),
+            None => self.store.get(key),
+        }
+    }
+
+    /// Links a value to a key; whether it was not yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`CIDStore::get`].
+    pub fn insert(&mut self, key: E, value: E) -> Result<bool> {
+        let values = self.values(key)?;
+        let is_new = !values.contains(&value);
+        if is_new {
+            values.push(value);
+            self.changes.push(Change::insert(key, value));
+        }
+        Ok(is_new)
+    }
+
+    /// Removes a key, or one value of it; whether there was anything. See [`CIDStore::delete`].
+    ///
+    /// # Errors
+    ///
+    /// As [`CIDStore::get`].
+    pub fn delete(&mut self, what: impl Into<super::Deletion>) -> Result<bool> {
+        let change = what.into().change();
+        let values = self.values(change.key)?;
+        let before = values.len();
+        match change.operation {
+            Operation::DeleteKey => values.clear(),
+            _ => values.retain(|value| *value != change.value),
+        }
+        let is_gone = values.len() < before;
+        if is_gone {
+            self.changes.push(change);
+        }
+        Ok(is_gone)
+    }
+
+    /// Makes the changes, durably.
+    ///
+    /// # Errors
+    ///
+    /// As [`CIDStore::batch_insert`].
+    pub fn commit(self) -> Result<()> {
+        if self.changes.is_empty() {
+            return Ok(());
+        }
+        let shared = &self.store.shared;
+        let outcome = shared.commit_held(&[&self.changes], Durability::Durable).map(|moved| moved[0]);
+        drop(self._turn);
+        shared.after(outcome).map(drop)
+    }
+
+    /// Drops the changes.
+    pub fn abort(self) {}
+}
