@@ -278,11 +278,6 @@ impl Arena<'_> {
         self.allocator.set_units -= units;
         self.allocator.free_sets.entry(units).or_default().push(unit);
     }
-
-    /// Bytes in use.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.allocator.bytes()
-    }
 }
 
 impl Allocator {

@@ -84,11 +84,6 @@ impl Hot {
         Place { directory: self.directory, bits: self.bits, skip: self.skip }
     }
 
-    /// Bytes in memory.
-    pub(crate) fn bytes(&self) -> u64 {
-        u64::from(self.buckets) * bucket::BYTES as u64 + self.set_units * set::UNIT as u64
-    }
-
     fn entries<'a>(&self, memory: &'a Memory) -> Entries<'a> {
         memory.directory(self.directory)
     }
@@ -126,17 +121,6 @@ impl Hot {
                 .sort_unstable_by_key(|found| bucket::order(memory.bucket(found.bucket), found.slot));
         }
         search
-    }
-
-    /// Loads the lines that an operation on this hash will touch.
-    #[inline]
-    pub(crate) fn prefetch(&self, memory: &Memory, hash: Hash) {
-        bucket::prefetch(memory.bucket(self.entries(memory).get(self.index(hash))), hash);
-    }
-
-    #[inline]
-    pub(crate) fn prefetch_directory(&self, memory: &Memory, hash: Hash) {
-        self.entries(memory).prefetch(self.index(hash));
     }
 
     /// The values of a key, in the order of their insertion.

@@ -395,9 +395,4 @@ impl StoredImage {
             None => Ok(()),
         }
     }
-
-    /// Bytes in the file.
-    pub(crate) fn bytes(&self) -> u64 {
-        (self.buckets.as_ref().len() + self.sets.as_ref().len()) as u64
-    }
 }
