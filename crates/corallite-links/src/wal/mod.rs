@@ -262,7 +262,7 @@ impl Wal {
             path,
             key: &source.key,
             log,
-            hint: hint.map(|hint| hint.lsn),
+            begins: Lsn(front.header.first.get()).max(hint.map_or(Lsn(0), |hint| hint.lsn)),
             salvage: source.salvage,
         };
         let found = scan.run(from)?;

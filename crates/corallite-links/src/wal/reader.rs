@@ -100,7 +100,8 @@ pub(super) struct Scan<'a> {
     pub(super) path: &'a Path,
     pub(super) key: &'a [u8; 32],
     pub(super) log: u64,
-    pub(super) hint: Option<Lsn>,
+    /// Records before this one were given up, or were never in this file.
+    pub(super) begins: Lsn,
     pub(super) salvage: bool,
 }
 
@@ -154,10 +155,10 @@ impl Scan<'_> {
                 from.lsn
             )));
         }
-        if let Some(hint) = self.hint.filter(|&hint| from.lsn < hint && end.lsn < hint) {
+        if from.lsn < self.begins && end.lsn < self.begins {
             return Err(self.foreign(format!(
-                "the store's file is older than its log: it ends at record {}, and the log begins at {hint}; was the file restored from a backup?",
-                from.lsn
+                "the store's file is older than its log: it ends at record {}, and the log begins at {}; was the file restored from a backup?",
+                from.lsn, self.begins
             )));
         }
         if matches!(stop, Stop::Batch(_)) && end == from {

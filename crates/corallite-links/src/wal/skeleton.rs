@@ -48,6 +48,9 @@ struct RecordType {
 
 const _: () = assert!(size_of::<RecordType>() as u64 == RECORD);
 
+/// What it is called while it is made.
+const IN_MEMORY: &str = "a new log";
+
 struct Places {
     header: u64,
     region: u64,
@@ -63,7 +66,7 @@ pub(super) fn create(
     start: Position,
 ) -> Result<(Ring, u64)> {
     let memory = MemoryDisk::new();
-    let places = lay_out(&memory, path, capacity, &store, start.lsn)?;
+    let places = lay_out(&memory, capacity, &store, start.lsn)?;
 
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
@@ -77,7 +80,7 @@ pub(super) fn create(
         if let Some(like) = like {
             disk.protect_like(&temporary, like)?;
         }
-        copy_around(memory.open(path, Access::Read)?.as_ref(), file.as_ref(), &places, capacity)?;
+        copy_around(memory.open(Path::new(IN_MEMORY), Access::Read)?.as_ref(), file.as_ref(), &places, capacity)?;
         let header = Header::new(capacity, places.region, start.lsn, store);
         file.write_at(places.header, header.as_bytes())?;
         file.write_at(places.header + HEADER_COPY_AT, header.as_bytes())?;
@@ -119,9 +122,9 @@ fn copy_around(from: &dyn DiskFile, to: &dyn DiskFile, places: &Places, capacity
 }
 
 /// Makes the file in memory.
-fn lay_out(memory: &MemoryDisk, path: &Path, capacity: u64, store: &[u8; 16], first: Lsn) -> Result<Places> {
+fn lay_out(memory: &MemoryDisk, capacity: u64, store: &[u8; 16], first: Lsn) -> Result<Places> {
     let disk: Arc<dyn Disk> = Arc::new(memory.clone());
-    let storage = Storage::on_disk(disk, path.to_owned(), Options::new().history(0));
+    let storage = Storage::on_disk(disk, PathBuf::from(IN_MEMORY), Options::new().history(0));
     storage.open(Mode::Write, false)?;
     let places = storage.transaction(|tx| -> Result<Places> {
         describe(tx, capacity, store, first).map_err(|error| tx.explain("describe the log", &error))?;
