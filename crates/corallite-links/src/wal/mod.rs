@@ -30,6 +30,7 @@ mod metrics;
 mod reader;
 mod ring;
 mod skeleton;
+mod sparse;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
