@@ -1,5 +1,7 @@
 //! What the write-ahead log promises, on a disk that loses power.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};

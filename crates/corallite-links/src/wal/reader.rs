@@ -239,7 +239,7 @@ impl Scan<'_> {
                 let seq = record.seq.get();
                 if seq < next
                     || seq >= LSN_LIMIT
-                    || (seq - next) % self.ring.capacity != 0
+                    || !(seq - next).is_multiple_of(self.ring.capacity)
                     || record.log.get() != self.log
                 {
                     continue;
