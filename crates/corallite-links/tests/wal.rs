@@ -1,6 +1,6 @@
 //! What the write-ahead log promises, on a disk that loses power.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+#![allow(clippy::expect_used, clippy::panic)] // the workspace lints exempt test functions, but not their helpers
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -86,7 +86,7 @@ fn header(bytes: &[u8]) -> usize {
 fn region(bytes: &[u8]) -> usize {
     let at = header(bytes) + 24;
     let region = u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes")) as usize;
-    assert!(region % 4096 == 0 && region + CAPACITY as usize * RECORD <= bytes.len());
+    assert!(region.is_multiple_of(4096) && region + CAPACITY as usize * RECORD <= bytes.len());
     region
 }
 
@@ -427,6 +427,12 @@ fn the_log_of_another_store_or_state_is_refused() -> Outcome {
     while wal.append(&batch(1), Durability::Durable)?.is_some() {}
     assert!(refused(&source(Some(early))).contains("older than its log"));
     assert_eq!(open(&disk, Some(ends[4]))?.1.end, wal.position());
+    // The records themselves tell, should the hints be lost.
+    let mut bytes = disk.read(path()).ok_or("no file")?;
+    let header = header(&bytes);
+    bytes[header + 512..header + 1536].fill(0);
+    assert!(matches!(open(&with(bytes.clone()), Some(early)), Err(Error::ForeignLog { .. })));
+    assert_eq!(open(&with(bytes), Some(ends[4]))?.1.end, wal.position());
     // And a log that is older than its store's file is an empty one.
     let later = Position { lsn: Lsn(wal.position().lsn.0 + 5), mac: [3; 16] };
     let (ahead, recovered) = open(&disk, Some(later))?;
@@ -562,6 +568,26 @@ fn zeroing_ahead_never_costs_a_record() -> Outcome {
     drop(wal);
     again.remove()?;
     assert!(!path.exists());
+    Ok(())
+}
+
+#[test]
+fn records_beyond_what_was_zeroed_are_not_zeroed_later() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("log");
+    let wal = Wal::create(Arc::new(OsDisk), &path, None, &options(100_000), Position::default())?;
+    let changes = vec![Change::delete(E::MAX); 70_000]; // past the first 4 MiB
+    wal.append(&changes, Durability::Buffered)?.ok_or("there was room")?;
+    while wal.zero_ahead()? {}
+    assert_eq!(wal.audit_hmac(0)?.damaged, []);
+    // Nor when it is opened anew, or gone around.
+    let (again, recovered) = Wal::open(Arc::new(OsDisk), &path, &source(None))?;
+    assert_eq!(recovered.records, 70_000);
+    while again.zero_ahead()? {}
+    again.truncate(again.position())?;
+    again.append(&changes, Durability::Buffered)?.ok_or("there was room")?;
+    while again.zero_ahead()? {}
+    assert_eq!((again.audit_hmac(0)?.damaged, again.metrics().wraps), (vec![], 1));
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use corallite_file::DiskFile;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::format::{
-    HEADER_COPY_AT, Header, LOG_FORMAT_VERSION, LSN_LIMIT, MAGIC, Mac, PAGE, RECORD, Record, SLOTS_AT, Slot, log_of,
+    HEADER_COPY_AT, Header, LOG_FORMAT_VERSION, MAGIC, Mac, PAGE, RECORD, Record, SLOTS_AT, Slot, log_of,
 };
 use super::ring::{Ring, View};
 use super::{Damage, Lsn, Position, Recovered};
@@ -237,11 +237,7 @@ impl Scan<'_> {
             for (index, record) in run.iter().enumerate() {
                 let next = at.0 + index as u64;
                 let seq = record.seq.get();
-                if seq < next
-                    || seq >= LSN_LIMIT
-                    || !(seq - next).is_multiple_of(self.ring.capacity)
-                    || record.log.get() != self.log
-                {
+                if seq < next || !(seq - next).is_multiple_of(self.ring.capacity) || record.log.get() != self.log {
                     continue;
                 }
                 let intact = record.is_intact(seq, self.log);
