@@ -258,43 +258,6 @@ impl Scan<'_> {
     }
 }
 
-/// The batches of live records, in order; what [`super::Wal::open`] accepted, and what was written since.
-pub(super) fn replay(
-    ring: &Ring,
-    path: &Path,
-    from: Lsn,
-    to: Lsn,
-    mut each: impl FnMut(&[Record], &Record) -> Result<bool>,
-) -> Result<()> {
-    let io = |source| Error::io("read", path, source);
-    let mut view = View::mapped(ring);
-    // The beginning of a batch whose records do not lie together.
-    let mut begun: Vec<Record> = Vec::new();
-    let mut at = from;
-    while at < to {
-        let run = view.run(at, to).map_err(io)?;
-        let mut rest = run;
-        while let Some(changes) = rest.iter().position(Record::is_commit) {
-            let (batch, after) = rest.split_at(changes + 1);
-            let more = if begun.is_empty() {
-                each(&batch[..changes], &batch[changes])?
-            } else {
-                begun.extend_from_slice(&batch[..changes]);
-                let more = each(&begun, &batch[changes])?;
-                begun.clear();
-                more
-            };
-            if !more {
-                return Ok(());
-            }
-            rest = after;
-        }
-        begun.extend_from_slice(rest);
-        at.0 += run.len() as u64;
-    }
-    Ok(())
-}
-
 /// The commit records between two positions that are batches' ends, by what their operation says alone.
 pub(super) fn commits(ring: &Ring, from: Lsn, to: Lsn) -> io::Result<Vec<Lsn>> {
     let mut view = View::copying(ring);
