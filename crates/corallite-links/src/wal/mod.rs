@@ -28,8 +28,10 @@ mod audit;
 mod format;
 mod metrics;
 mod reader;
+mod replay;
 mod ring;
 mod skeleton;
+mod sparse;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +44,7 @@ pub use append::{Prepared, Stamp};
 pub use audit::{Audit, Finding};
 pub use format::{LOG_FORMAT_VERSION, Record};
 pub use metrics::WalMetrics;
+pub use replay::ReplayReport;
 
 use crate::error::{Error, Result};
 use append::{Pool, Upkeep};
@@ -139,19 +142,6 @@ impl Damage {
         let Self { from, to, offset, problem } = self;
         Error::DamagedLog { path: path.to_owned(), from, to, offset, problem }
     }
-}
-
-/// What [`Wal::replay`] did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReplayReport {
-    /// Batches handed on.
-    pub batches: u64,
-    /// Their change records.
-    pub records: u64,
-    /// Batches left out because the store's file is older than what they depend on.
-    pub skipped: u64,
-    /// The end of the last batch looked at.
-    pub end: Position,
 }
 
 /// An open write-ahead log.
@@ -262,7 +252,7 @@ impl Wal {
             path,
             key: &source.key,
             log,
-            hint: hint.map(|hint| hint.lsn),
+            begins: Lsn(front.header.first.get()).max(hint.map_or(Lsn(0), |hint| hint.lsn)),
             salvage: source.salvage,
         };
         let found = scan.run(from)?;
@@ -310,45 +300,6 @@ impl Wal {
             upkeep: Mutex::new(upkeep),
             state: Mutex::new(state),
         }
-    }
-
-    /// Hands the live batches to `each` in order, without their commit records, until `limit` changes were handed on
-    /// (the batch that reaches the limit is handed on whole). Batches that were prepared for a commit of the store's
-    /// file beyond `file_commit` do not count and are left out.
-    ///
-    /// The records were checked when the log was opened. `each` must not call [`Wal::truncate`], which is refused.
-    ///
-    /// # Errors
-    ///
-    /// Those of `each`, and [`Error::Io`].
-    pub fn replay(
-        &self,
-        limit: Option<u64>,
-        file_commit: u64,
-        mut each: impl FnMut(&[Record]) -> Result<()>,
-    ) -> Result<ReplayReport> {
-        let _replaying = self.replaying.read_recursive();
-        let (from, to) = {
-            let state = self.state.lock();
-            (state.confirmed, state.written.lsn)
-        };
-        let limit = limit.unwrap_or(u64::MAX);
-        let mut report = ReplayReport { end: from, ..ReplayReport::default() };
-        if limit == 0 {
-            return Ok(report);
-        }
-        reader::replay(&self.ring, &self.path, from.lsn, to, |changes, commit| {
-            report.end = Position { lsn: Lsn(commit.lsn().0 + 1), mac: commit.mac() };
-            if commit.file_commit() > file_commit {
-                report.skipped += 1;
-                return Ok(true);
-            }
-            each(changes)?;
-            report.batches += 1;
-            report.records += changes.len() as u64;
-            Ok(report.records < limit)
-        })?;
-        Ok(report)
     }
 
     /// Gives up the records before `confirmed`, which the store's file must hold durably by now: their room is free for

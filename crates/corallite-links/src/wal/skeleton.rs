@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use corallite_file::{
-    Access, AttributeValue, DataLayout, Disk, DiskFile, MemoryDisk, Mode, NewDataset, Options, Storage, Transaction,
+    Access, AttributeValue, DataLayout, Disk, DiskFile, Mode, NewDataset, Options, Storage, Transaction,
     encode_datatype,
 };
 use hdf5_metno::types::VarLenUnicode;
@@ -17,6 +17,7 @@ use zerocopy::IntoBytes;
 
 use super::format::{HEADER_COPY_AT, Header, LOG_FORMAT_VERSION, PAGE, RECORD, SLOTS_AT, Slot, log_of};
 use super::ring::Ring;
+use super::sparse::SparseDisk;
 use super::{Lsn, Position};
 use crate::error::{Error, Result};
 
@@ -48,6 +49,13 @@ struct RecordType {
 
 const _: () = assert!(size_of::<RecordType>() as u64 == RECORD);
 
+/// What it is called while it is made.
+const IN_MEMORY: &str = "a new log";
+
+const ABOUT_HEADER: &str = "where the records are, and a hint of how far the store has come";
+const ABOUT_RECORDS: &str = "a ring: the record with number seq lies at index seq modulo the capacity; version_op is \
+    16 * version + operation: 1 insert, 2 delete value, 3 delete key, 15 commit of a batch";
+
 struct Places {
     header: u64,
     region: u64,
@@ -62,8 +70,8 @@ pub(super) fn create(
     store: [u8; 16],
     start: Position,
 ) -> Result<(Ring, u64)> {
-    let memory = MemoryDisk::new();
-    let places = lay_out(&memory, path, capacity, &store, start.lsn)?;
+    let memory = Arc::new(SparseDisk::default());
+    let places = lay_out(Arc::clone(&memory), capacity, &store, start.lsn)?;
 
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
@@ -77,7 +85,7 @@ pub(super) fn create(
         if let Some(like) = like {
             disk.protect_like(&temporary, like)?;
         }
-        copy_around(memory.open(path, Access::Read)?.as_ref(), file.as_ref(), &places, capacity)?;
+        copy_around(memory.open(Path::new(IN_MEMORY), Access::Read)?.as_ref(), file.as_ref(), &places, capacity)?;
         let header = Header::new(capacity, places.region, start.lsn, store);
         file.write_at(places.header, header.as_bytes())?;
         file.write_at(places.header + HEADER_COPY_AT, header.as_bytes())?;
@@ -119,9 +127,8 @@ fn copy_around(from: &dyn DiskFile, to: &dyn DiskFile, places: &Places, capacity
 }
 
 /// Makes the file in memory.
-fn lay_out(memory: &MemoryDisk, path: &Path, capacity: u64, store: &[u8; 16], first: Lsn) -> Result<Places> {
-    let disk: Arc<dyn Disk> = Arc::new(memory.clone());
-    let storage = Storage::on_disk(disk, path.to_owned(), Options::new().history(0));
+fn lay_out(disk: Arc<SparseDisk>, capacity: u64, store: &[u8; 16], first: Lsn) -> Result<Places> {
+    let storage = Storage::on_disk(disk, PathBuf::from(IN_MEMORY), Options::new().history(0));
     storage.open(Mode::Write, false)?;
     let places = storage.transaction(|tx| -> Result<Places> {
         describe(tx, capacity, store, first).map_err(|error| tx.explain("describe the log", &error))?;
@@ -140,25 +147,23 @@ fn lay_out(memory: &MemoryDisk, path: &Path, capacity: u64, store: &[u8; 16], fi
         };
         let byte = encoded(Datatype::from_type::<u8>())?;
         let record = encoded(Datatype::from_type::<RecordType>())?;
-        let places = Places { header: tx.allocate(PAGE)?, region: tx.allocate(capacity * RECORD)? };
         let mut datasets = tx.create_datasets()?;
-        let about = |text: &str| [(c"about", AttributeValue::Text(text.to_owned()))];
-        for (name, datatype, item_size, dims, offset, text) in [
-            ("header", &byte, 1, PAGE, places.header, "what Corallite knows of this log; see crates/corallite-links"),
-            (
-                "records",
-                &record,
-                RECORD as u32,
-                capacity,
-                places.region,
-                "a ring: record seq lies at seq modulo the capacity; op 1 insert, 2 delete value, 3 delete key, 15 commit",
-            ),
-        ] {
-            let layout = DataLayout::Contiguous(Some(offset));
-            let attributes = about(text);
-            let dataset = NewDataset { datatype, item_size, dims: &[dims], layout, attributes: &attributes };
+        let mut create = |name, (datatype, item_size): (&[u8], u32), length: u64, text: &str| -> Result<u64> {
+            let offset = tx.allocate(length * u64::from(item_size))?;
+            let dataset = NewDataset {
+                datatype,
+                item_size,
+                dims: &[length],
+                layout: DataLayout::Contiguous(Some(offset)),
+                attributes: &[(c"about", AttributeValue::Text(text.to_owned()))],
+            };
             datasets.create(tx.file(), name, &dataset)?;
-        }
+            Ok(offset)
+        };
+        // The records come last; only what the file layer notes of free room may follow, which no reader needs.
+        let header = create("header", (&byte, 1), PAGE, ABOUT_HEADER)?;
+        let region = create("records", (&record, RECORD as u32), capacity, ABOUT_RECORDS)?;
+        let places = Places { header, region };
         Ok(places)
     })?;
     storage.close()?;
