@@ -81,7 +81,12 @@ pub(crate) struct Head {
 
 impl Head {
     pub(crate) const fn unpack(word: u64) -> Self {
-        Self { version: word as u32, overflow: (word >> 32) as u16, depth: (word >> 48) as u8, used: (word >> 56) as u8 }
+        Self {
+            version: word as u32,
+            overflow: (word >> 32) as u16,
+            depth: (word >> 48) as u8,
+            used: (word >> 56) as u8,
+        }
     }
 
     pub(crate) const fn pack(self) -> u64 {

@@ -21,7 +21,10 @@ use crate::bucket;
 use crate::change::Change;
 use crate::engine::{Engine, PARTITION_BUCKETS, Writer};
 use crate::error::{Error, Result};
-use crate::format::{self, ChangeRecord, DELETIONS, DIRECTORY, DirectoryForm, PARTITIONS, PartitionRecord, STATE, SliceRecord, StateRecord};
+use crate::format::{
+    self, ChangeRecord, DELETIONS, DIRECTORY, DirectoryForm, PARTITIONS, PartitionRecord, STATE, SliceRecord,
+    StateRecord,
+};
 use crate::hot::Hot;
 use crate::image::{Image, directory_sum};
 use crate::set;
@@ -183,10 +186,7 @@ impl Checkpoint<'_> {
     /// # Errors
     ///
     /// When the disk is full or fails; the file is then at its last commit, and the links in memory are as they were.
-    pub(crate) fn run(
-        &self,
-        position: impl FnOnce(&Writer) -> Position,
-    ) -> Result<(CheckpointReport, Position)> {
+    pub(crate) fn run(&self, position: impl FnOnce(&Writer) -> Position) -> Result<(CheckpointReport, Position)> {
         let begun = Instant::now();
         let (position, ids) = {
             let mut writer = self.writer.lock();
@@ -244,7 +244,9 @@ impl Checkpoint<'_> {
         ids: &[u32],
         started: &mut Vec<u32>,
     ) -> Result<Done> {
-        let explain = |action: &'static str| move |error: hdf5_metno::Error| -> Error { transaction.explain(action, &error).into() };
+        let explain = |action: &'static str| {
+            move |error: hdf5_metno::Error| -> Error { transaction.explain(action, &error).into() }
+        };
         let file = transaction.file();
         let types = Types::new().map_err(explain("describe the links' types"))?;
         let group = |name: &str| file.group(name).map_err(explain("open a group of the links"));
@@ -285,7 +287,8 @@ impl Checkpoint<'_> {
         }
         let (before, next_partition, deletions) = {
             let writer = self.writer.lock();
-            let records: Vec<PartitionRecord> = writer.partitions.iter().flatten().filter_map(|owned| owned.record).collect();
+            let records: Vec<PartitionRecord> =
+                writer.partitions.iter().flatten().filter_map(|owned| owned.record).collect();
             (records, writer.partitions.len() as u32, writer.deletions.clone())
         };
         let mut records: BTreeMap<u32, PartitionRecord> =
@@ -530,7 +533,8 @@ impl Checkpoint<'_> {
         if config.attr(DIRECTORY).is_ok() {
             config.delete_attr(DIRECTORY).map_err(|error| output.explain("replace the directory", &error))?;
         }
-        let write_entries = |entries: &[u32]| -> Vec<u8> { entries.iter().flat_map(|entry| entry.to_le_bytes()).collect() };
+        let write_entries =
+            |entries: &[u32]| -> Vec<u8> { entries.iter().flat_map(|entry| entry.to_le_bytes()).collect() };
         match form {
             DirectoryForm::Attribute => {
                 let entries = all.pop().unwrap_or_default();
@@ -552,9 +556,7 @@ impl Checkpoint<'_> {
             DirectoryForm::Sharded => {
                 let group = match root.group(DIRECTORY) {
                     Ok(group) => group,
-                    Err(_) => root
-                        .create_group(DIRECTORY)
-                        .map_err(|error| output.explain("create /dir", &error))?,
+                    Err(_) => root.create_group(DIRECTORY).map_err(|error| output.explain("create /dir", &error))?,
                 };
                 if before == Some(form) {
                     for (id, directory) in directories {

@@ -58,7 +58,7 @@ impl Hash {
     /// The group where a search begins.
     #[inline]
     pub(crate) const fn group(self) -> usize {
-        (((self.0 >> 7) & 0xffff_ffff) * GROUPS as u64 >> 32) as usize
+        ((((self.0 >> 7) & 0xffff_ffff) * GROUPS as u64) >> 32) as usize
     }
 }
 

@@ -564,7 +564,8 @@ impl Hot {
                 index -= 2 * span;
             }
         }
-        while self.bits > 0 && (0..1_usize << (self.bits - 1)).all(|pair| entries.get(2 * pair) == entries.get(2 * pair + 1))
+        while self.bits > 0
+            && (0..1_usize << (self.bits - 1)).all(|pair| entries.get(2 * pair) == entries.get(2 * pair + 1))
         {
             for pair in 0..1_usize << (self.bits - 1) {
                 entries.set(pair, entries.get(2 * pair));
@@ -621,7 +622,8 @@ impl Hot {
         for index in 0..half {
             memory.directory(directory).set(index, self.entries(memory).get(half + index));
         }
-        let mut upper = Self { directory, bits: self.bits, skip: self.skip, buckets: 0, keys: 0, pairs: 0, set_units: 0 };
+        let mut upper =
+            Self { directory, bits: self.bits, skip: self.skip, buckets: 0, keys: 0, pairs: 0, set_units: 0 };
         for part in [&mut *self, &mut upper] {
             let (mut buckets, mut keys, mut pairs, mut set_units) = (0, 0, 0, 0);
             part.for_each_bucket(memory, |index| {

@@ -82,6 +82,9 @@ impl From<OutOfMemory> for NotLoaded {
     }
 }
 
+/// A key's inline values, the cell and the head of its value set, and the version of its bucket.
+pub(crate) type StoredEntry = (Vec<E>, Option<(E, SetHead)>, u32);
+
 /// A partition as it lies in the file.
 #[derive(Debug)]
 pub(crate) struct StoredImage {
@@ -213,8 +216,8 @@ impl StoredImage {
         Ok(())
     }
 
-    /// What of a key is stored where: its inline values, or the cell and the head of its value set; the bucket's version.
-    pub(crate) fn entry(&self, hash: Hash, key: E) -> Result<(Vec<E>, Option<(E, SetHead)>, u32), Flaw> {
+    /// What of a key is stored where.
+    pub(crate) fn entry(&self, hash: Hash, key: E) -> Result<StoredEntry, Flaw> {
         let mut inline: Vec<(u8, E)> = Vec::new();
         let mut spilled = None;
         let mut version = 0;
@@ -318,14 +321,13 @@ impl StoredImage {
                     Ok((set, head)) => {
                         // A set that is about to grow has no use for room of exactly its size.
                         let capacity = set::capacity_for(head.live());
-                        arena.new_set(capacity).map_err(NotLoaded::from).map(|unit| {
+                        arena.new_set(capacity).map_err(NotLoaded::from).inspect(|unit| {
                             let mut values = Vec::with_capacity(head.live() as usize);
                             set::for_each(set, head, |value| values.push(value));
-                            memory.set(unit).fill(capacity, values);
+                            memory.set(*unit).fill(capacity, values);
                             hot.keys += 1;
                             hot.pairs += u64::from(head.live());
                             hot.set_units += set::units(capacity);
-                            unit
                         })
                     }
                     Err(flaw) => Err(flaw.into()),

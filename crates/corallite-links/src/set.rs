@@ -165,8 +165,7 @@ pub(crate) fn position<S: SetWords>(set: S, head: SetHead, wanted: E) -> Option<
             return Some(index);
         }
     }
-    (head.sorted as usize..head.len as usize)
-        .find(|&index| value(set, index) == wanted && !head.is_dead(set, index))
+    (head.sorted as usize..head.len as usize).find(|&index| value(set, index) == wanted && !head.is_dead(set, index))
 }
 
 impl LiveSet<'_> {
@@ -296,7 +295,8 @@ pub(crate) fn encode(values: &[E], out: &mut Vec<u8>) -> u64 {
 
 /// The words of the set that begins at `unit` of stored value sets, if its checksum agrees and is the one expected.
 pub(crate) fn stored(sets: &[u8], unit: u64, checksum: u64) -> Result<(StoredSet<'_>, SetHead), &'static str> {
-    let start = usize::try_from(unit).ok().and_then(|unit| unit.checked_mul(UNIT)).ok_or("it lies outside the dataset")?;
+    let start =
+        usize::try_from(unit).ok().and_then(|unit| unit.checked_mul(UNIT)).ok_or("it lies outside the dataset")?;
     let rest = sets.get(start..).ok_or("it lies outside the dataset")?;
     let head = SetHead::of(StoredSet(rest));
     if !head.is_possible() {

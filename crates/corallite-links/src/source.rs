@@ -66,8 +66,7 @@ impl Source {
         {
             return Err(damaged("/nodes/partitions", "its checksum does not agree"));
         }
-        let partitions =
-            <[PartitionRecord]>::ref_from_bytes(records).map(<[_]>::to_vec).unwrap_or_default();
+        let partitions = <[PartitionRecord]>::ref_from_bytes(records).map(<[_]>::to_vec).unwrap_or_default();
         let directory = source.read_directory(form)?;
         source.form = form;
         source.directory = directory;

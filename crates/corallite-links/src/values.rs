@@ -41,7 +41,11 @@ impl Values {
     }
 
     pub(crate) fn from_vec(values: Vec<E>) -> Self {
-        if values.len() <= MULTI_VALUE_THRESHOLD { values.into_iter().collect() } else { Self { many: values, ..Self::default() } }
+        if values.len() <= MULTI_VALUE_THRESHOLD {
+            values.into_iter().collect()
+        } else {
+            Self { many: values, ..Self::default() }
+        }
     }
 
     /// The values.

@@ -21,8 +21,11 @@ fn path() -> &'static Path {
 }
 
 fn open(disk: &SimulatedDisk, mode: Mode, random: &mut Random) -> Outcome<CIDStore> {
-    let options =
-        LinksOptions::new().memory(random.pick(&[16 << 20, 1 << 30])).log_bytes(64 << 10).background(false).seed([1, 2]);
+    let options = LinksOptions::new()
+        .memory(random.pick(&[16 << 20, 1 << 30]))
+        .log_bytes(64 << 10)
+        .background(false)
+        .seed([1, 2]);
     let file = Options::new().history(random.pick(&[0, 3]) as usize);
     let storage = Storage::on_disk(Arc::new(disk.clone()), path(), file);
     Ok(CIDStore::on_storage(storage, mode, options)?)
@@ -130,7 +133,11 @@ impl Recorded {
             drop(store);
         }
         for _ in 0..2 {
-            let again = disk.crash(random.below(disk.changes() as u64 + 1) as usize, random.pick(&LossMode::ALL), random.next());
+            let again = disk.crash(
+                random.below(disk.changes() as u64 + 1) as usize,
+                random.pick(&LossMode::ALL),
+                random.next(),
+            );
             if again.last_mark != Some(1) {
                 continue;
             }

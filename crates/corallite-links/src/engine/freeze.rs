@@ -11,13 +11,16 @@ use crate::error::Result;
 use crate::hash::Hash;
 use crate::{E, Values};
 
+/// Keys with their values.
+pub(crate) type Content = Vec<(E, Values)>;
+
 /// A partition as it was.
 #[derive(Debug)]
 pub(crate) struct Frozen {
     pub(crate) skip: u8,
     pub(crate) prefix: u64,
     /// What it held; an error when it could not be read.
-    pub(crate) content: Result<Vec<(E, Values)>>,
+    pub(crate) content: Result<Content>,
 }
 
 impl Frozen {

@@ -27,7 +27,7 @@ use crate::overlay::Overlay;
 use crate::source::Source;
 
 pub(crate) use apply::DELETIONS;
-pub(crate) use freeze::{Frozen, Kept};
+pub(crate) use freeze::{Content, Frozen, Kept};
 pub(crate) use read::entry;
 pub(crate) use writer::{Owned, PARTITION_BUCKETS, Writer};
 
@@ -181,6 +181,10 @@ impl Engine {
     }
 
     pub(crate) fn out_of_memory(&self) -> Error {
-        Error::Io { action: "get memory for the links of", path: self.path.clone(), source: io::ErrorKind::OutOfMemory.into() }
+        Error::Io {
+            action: "get memory for the links of",
+            path: self.path.clone(),
+            source: io::ErrorKind::OutOfMemory.into(),
+        }
     }
 }

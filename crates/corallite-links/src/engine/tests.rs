@@ -201,8 +201,7 @@ fn readers_beside_the_writer_see_each_key_with_all_or_part_of_its_values_in_orde
         let mut random = Random(77);
         for round in 0..60_u128 {
             for value in 0..12 {
-                let changes: Vec<Change> =
-                    (0..300).map(|key| Change::insert(E::new(key), E::new(value))).collect();
+                let changes: Vec<Change> = (0..300).map(|key| Change::insert(E::new(key), E::new(value))).collect();
                 engine.apply(&mut writer, &changes, 0).unwrap();
             }
             let fresh: Vec<Change> =

@@ -1,6 +1,6 @@
 //! What only the writer knows and does: loading, dividing, joining and unloading partitions.
 
-use super::{Engine, Frozen};
+use super::{Content, Engine, Frozen};
 use crate::arena::{Allocator, Arena, OutOfMemory};
 use crate::change::Change;
 use crate::error::Result;
@@ -237,7 +237,9 @@ impl Engine {
     /// Whether another partition may be loaded.
     pub(crate) fn may_load(&self, writer: &Writer) -> bool {
         let room = u64::from(PARTITION_BUCKETS) * crate::bucket::BYTES as u64;
-        !writer.is_frozen && writer.bytes() + room <= self.limit && writer.allocator.bytes() + room <= self.hot_limit(writer)
+        !writer.is_frozen
+            && writer.bytes() + room <= self.limit
+            && writer.allocator.bytes() + room <= self.hot_limit(writer)
     }
 
     /// How much may be hot: everything if everything fits, else half, so that overlays have room to gather changes.
@@ -386,9 +388,8 @@ impl Engine {
         let frozen = writer.owned(id).map_or(0, |owned| owned.frozen);
         let changing = slot.change();
         for record in std::iter::once(first).chain(others) {
-            let belongs = |change: &&Change| {
-                self.seed.hash(change.key).prefix(u32::from(record.skip)) == record.prefix.get()
-            };
+            let belongs =
+                |change: &&Change| self.seed.hash(change.key).prefix(u32::from(record.skip)) == record.prefix.get();
             let mut overlay = Overlay::default();
             for change in old.changes().iter().filter(belongs) {
                 overlay.push(self.seed.hash(change.key), *change);
@@ -434,7 +435,7 @@ impl Engine {
     }
 
     /// All keys of a partition with their values.
-    pub(crate) fn content(&self, owned: &Owned) -> Result<Vec<(E, crate::Values)>> {
+    pub(crate) fn content(&self, owned: &Owned) -> Result<Content> {
         let mut content = Vec::new();
         if let Some(hot) = &owned.hot {
             content.reserve(hot.keys as usize);
@@ -445,11 +446,11 @@ impl Engine {
     }
 
     /// The same of a cold partition.
-    pub(crate) fn cold_content(&self, id: u32) -> Result<Vec<(E, crate::Values)>> {
+    pub(crate) fn cold_content(&self, id: u32) -> Result<Content> {
         let partition = self.partition(id);
         self.read_cold(&partition)?;
         let cold = partition.cold.read();
-        let mut content: Vec<(E, crate::Values)> = Vec::new();
+        let mut content = Content::new();
         if let Some(image) = &cold.image {
             let changed: std::collections::HashSet<E> = cold.overlay.keys().into_iter().collect();
             image

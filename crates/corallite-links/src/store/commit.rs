@@ -45,10 +45,9 @@ impl Shared {
         match self.commit_held(&parts, durability) {
             Ok(moved) => moved.into_iter().map(Ok).collect(),
             // One that is too large must not keep the others from being committed.
-            Err(Error::TooLarge { .. }) if requests.len() > 1 => parts
-                .iter()
-                .map(|part| self.commit_held(&[part], durability).map(|moved| moved[0]))
-                .collect(),
+            Err(Error::TooLarge { .. }) if requests.len() > 1 => {
+                parts.iter().map(|part| self.commit_held(&[part], durability).map(|moved| moved[0])).collect()
+            }
             Err(error) => {
                 let failed = || Error::Poisoned { path: self.path.clone(), cause: error.to_string() };
                 let mut outcomes: Vec<Result<u64>> = (1..requests.len()).map(|_| Err(failed())).collect();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::CIDStore;
-use crate::engine::{Frozen, Kept};
+use crate::engine::{Content, Frozen, Kept};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::{E, Values};
@@ -89,7 +89,10 @@ impl Snapshot<'_> {
         let _writer = self.store.shared.writer.lock();
         if let Some(frozen) = self.frozen(hash) {
             let content = content(&frozen, self.store)?;
-            return Ok(content.iter().find(|(other, _)| *other == key).map_or_else(Values::default, |(_, values)| values.clone()));
+            return Ok(content
+                .iter()
+                .find(|(other, _)| *other == key)
+                .map_or_else(Values::default, |(_, values)| values.clone()));
         }
         self.store.get(key)
     }
@@ -99,7 +102,7 @@ impl Snapshot<'_> {
     }
 
     /// The content of the partition that a hash belonged to, and the smallest hash of the next one.
-    fn partition(&self, hash: Hash) -> Result<(Vec<(E, Values)>, Option<u64>)> {
+    fn partition(&self, hash: Hash) -> Result<(Content, Option<u64>)> {
         let shared = &self.store.shared;
         shared.check_open()?;
         let after = |skip: u8, prefix: u64| match skip {

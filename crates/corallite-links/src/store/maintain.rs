@@ -79,7 +79,8 @@ impl Engine {
         change: impl FnOnce(&mut Hot, &mut Arena<'_>, &mut Events) -> Result<T, OutOfMemory>,
     ) -> Result<Option<T>> {
         self.freeze(writer, id);
-        let loaded = writer.partitions.get(id as usize).and_then(Option::as_ref).is_some_and(|owned| owned.hot.is_some());
+        let loaded =
+            writer.partitions.get(id as usize).and_then(Option::as_ref).is_some_and(|owned| owned.hot.is_some());
         if !loaded {
             if !self.may_load(writer) {
                 return Ok(None);
@@ -219,11 +220,8 @@ impl CIDStore {
         let keys: HashSet<E> = entries.iter().map(|entry| entry.key).collect();
         // A log that is full has forgotten some.
         let all = log.is_full();
-        let mut done = if keys.is_empty() && !all {
-            Maintenance::default()
-        } else {
-            self.maintain_sets((!all).then_some(&keys))?
-        };
+        let mut done =
+            if keys.is_empty() && !all { Maintenance::default() } else { self.maintain_sets((!all).then_some(&keys))? };
         if !keys.is_empty() {
             let merged = self.merge()?;
             done.merged_buckets = merged.merged_buckets;
@@ -256,11 +254,7 @@ impl CIDStore {
         self.shared.check_writable()?;
         let sets = self.maintain_sets(None)?;
         let merged = self.merge()?;
-        Ok(Maintenance {
-            merged_buckets: merged.merged_buckets,
-            merged_partitions: merged.merged_partitions,
-            ..sets
-        })
+        Ok(Maintenance { merged_buckets: merged.merged_buckets, merged_partitions: merged.merged_partitions, ..sets })
     }
 
     /// Moves a key's values from its value set back into its bucket if they fit; whether they were.
@@ -377,7 +371,10 @@ impl CIDStore {
             let audit = log.audit_hmac(usize::MAX)?;
             damaged.extend(audit.damaged.iter().map(|finding| {
                 let (path, problem) = (log.path().display(), &finding.problem);
-                format!("{path} is damaged from record {} to {} (byte {}): {problem}", finding.from, finding.to, finding.offset)
+                format!(
+                    "{path} is damaged from record {} to {} (byte {}): {problem}",
+                    finding.from, finding.to, finding.offset
+                )
             }));
         }
         Ok(damaged)
@@ -405,13 +402,22 @@ impl CIDStore {
         let mut text = format!("{}\n{statistics:#?}\n", self.path().display());
         let writer = self.shared.writer.lock();
         for owned in writer.partitions.iter().flatten() {
-            let prefix = if owned.skip == 0 { "every hash".to_owned() } else { format!("{:0width$b}", owned.prefix, width = owned.skip.into()) };
+            let prefix = if owned.skip == 0 {
+                "every hash".to_owned()
+            } else {
+                format!("{:0width$b}", owned.prefix, width = owned.skip.into())
+            };
             let _ = write!(text, "partition {:08x}, hashes {prefix}: ", owned.id);
             let _ = match &owned.hot {
                 Some(hot) => write!(
                     text,
                     "loaded, {} keys, {} pairs, {} buckets, directory of {} bits, {} bytes of value sets, {} changes pending",
-                    hot.keys, hot.pairs, hot.buckets, hot.bits, hot.set_units * 16, owned.pending.len()
+                    hot.keys,
+                    hot.pairs,
+                    hot.buckets,
+                    hot.bits,
+                    hot.set_units * 16,
+                    owned.pending.len()
                 ),
                 None => {
                     let partition = self.shared.engine.partition(owned.id);
@@ -423,7 +429,11 @@ impl CIDStore {
                 Some(record) => writeln!(
                     text,
                     "; stored with {} keys in {} buckets, {} changes in {} runs, up to record {}",
-                    record.keys, record.buckets, owned.stored_changes(), record.slices_count, record.applied
+                    record.keys,
+                    record.buckets,
+                    owned.stored_changes(),
+                    record.slices_count,
+                    record.applied
                 ),
                 None => writeln!(text, "; not stored yet"),
             };

@@ -101,7 +101,10 @@ impl CIDStore {
                     if !storage.is_writable() && attempt < ATTEMPTS =>
                 {
                     attempt += 1;
-                    storage.refresh().map(drop).or_else(|_| storage.close().and_then(|()| storage.open(Mode::Read, false)))?;
+                    storage
+                        .refresh()
+                        .map(drop)
+                        .or_else(|_| storage.close().and_then(|()| storage.open(Mode::Read, false)))?;
                 }
                 outcome => break Arc::new(outcome?),
             }
@@ -136,9 +139,7 @@ impl Shared {
             (None, None) => [E::random(), E::random()].map(|id| id.high() ^ id.low()),
         };
         let identity = match &contents {
-            Some(contents) => {
-                Identity { store: E::from_hdf5(contents.state.store), log_key: contents.state.log_key }
-            }
+            Some(contents) => Identity { store: E::from_hdf5(contents.state.store), log_key: contents.state.log_key },
             None => Identity { store: E::random(), log_key: options.log_key.map_or_else(random_key, |_| [0; 32]) },
         };
         let engine = Engine::new(&path, Seed(seed), options.memory, corrections)
