@@ -21,6 +21,9 @@ const ZONE: u64 = 64 * 1024;
 /// rest would be lost.
 const NUMBER: u64 = 8;
 
+/// Extents among which an allocation chooses.
+const CANDIDATES: usize = 32;
+
 /// Extents beyond this number (the smallest first) are forgotten rather than recorded with each commit.
 pub(crate) const MAX_EXTENTS: usize = 1 << 16;
 
@@ -178,15 +181,16 @@ impl Space {
         self.give(start, start.saturating_add(size), horizon.now);
     }
 
-    /// Best fit: the shortest safe extent that holds an aligned run of `size` bytes.
+    /// Of the shortest safe extents that hold an aligned run of `size` bytes the first one in the file, so that what is
+    /// written anew moves towards the beginning.
     fn fit(&mut self, size: u64, align: u64, oldest: CommitNumber) -> Option<u64> {
-        let found = self.by_length.range((size, 0)..).find_map(|&(_, start)| {
+        let fitting = self.by_length.range((size, 0)..).filter_map(|&(_, start)| {
             let owned = self.owned.get(&start)?;
             let aligned = start.checked_next_multiple_of(align)?;
             let fits = owned.freed_at <= oldest && aligned.checked_add(size)? <= owned.end;
             fits.then_some((start, aligned))
         });
-        let (start, aligned) = found?;
+        let (start, aligned) = fitting.take(CANDIDATES).min()?;
         let owned = self.take(start)?;
         self.give(start, aligned, owned.freed_at);
         self.give(aligned + size, owned.end, owned.freed_at);
@@ -203,6 +207,18 @@ impl Space {
             self.take(start);
             self.give(start, eoa.max(start), freed_at);
         }
+    }
+
+    /// Where the end of allocation can be, when what is owned and free just below it is given up. Older states that
+    /// reach beyond keep the file from being cut there.
+    pub(crate) fn shrink(&mut self, mut eoa: u64) -> u64 {
+        while let Some((&start, owned)) = self.owned.range(..eoa).next_back()
+            && owned.end == eoa
+        {
+            self.take(start);
+            eoa = start;
+        }
+        eoa
     }
 
     /// Takes over what libhdf5 holds as free at commit `now`: extents free since before keep their date.
@@ -342,6 +358,15 @@ mod tests {
         let pages: Vec<u64> = (0..5).filter(|&page| safe.contains(PageNumber(page))).collect();
         assert_eq!(pages, [3, 4]);
         assert!(space.safe_pages(CommitNumber(10), &[]).contains(PageNumber(2)));
+    }
+
+    #[test]
+    fn free_space_at_the_end_is_given_up() {
+        let extent = |start, length, freed_at| FreeExtent { start, length, freed_at };
+        let mut space = Space::new(&[extent(100, 100, 0), extent(300, 50, 1), extent(350, 150, 2)]);
+        assert_eq!(space.shrink(501), 501);
+        assert_eq!(space.shrink(500), 300);
+        assert_eq!(space.recorded(300), [extent(100, 100, 0)]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use zerocopy::IntoBytes;
 use crate::arena::{Arena, OutOfMemory};
 use crate::bucket;
 use crate::change::Change;
-use crate::engine::{Engine, PARTITION_BUCKETS, Writer};
+use crate::engine::{Engine, Writer};
 use crate::error::{Error, Result};
 use crate::format::{
     self, ChangeRecord, DELETIONS, DIRECTORY, DirectoryForm, PARTITIONS, PartitionRecord, STATE, SliceRecord,
@@ -47,6 +47,8 @@ pub(crate) enum Fold {
     Everything,
     /// Every partition, changed or not.
     Anew,
+    /// Partitions whose images lie, in part, beyond this offset of the file.
+    Beyond(u64),
 }
 
 /// What a checkpoint did.
@@ -126,6 +128,8 @@ struct Groups {
     nodes: Group,
     buckets: Group,
     values: Group,
+    /// The directory's group, when it is made anew.
+    directory: Option<Group>,
 }
 
 impl Output<'_> {
@@ -234,6 +238,11 @@ impl Checkpoint<'_> {
             Fold::Grown => owned.is_dirty || owned.record.is_none(),
             Fold::Everything => owned.is_dirty || owned.record.is_none() || owned.stored_changes() > 0,
             Fold::Anew => true,
+            Fold::Beyond(offset) => {
+                let source = self.engine.source.read();
+                let end = owned.record.and_then(|record| source.as_ref()?.image_end(&record).ok()?);
+                end.is_some_and(|end| end > offset)
+            }
         }
     }
 
@@ -249,13 +258,16 @@ impl Checkpoint<'_> {
         };
         let file = transaction.file();
         let types = Types::new().map_err(explain("describe the links' types"))?;
+        let renewed = if self.fold == Fold::Anew { begin_groups(transaction)? } else { Vec::new() };
+        let current = |name: &'static str| if renewed.contains(&name) { new_name(name) } else { name.to_owned() };
         let group = |name: &str| file.group(name).map_err(explain("open a group of the links"));
         let groups = Groups {
             root: group("/")?,
             config: group(Storage::CONFIG_GROUP)?,
             nodes: group(Storage::NODES_GROUP)?,
-            buckets: group(Storage::BUCKETS_GROUP)?,
-            values: group(Storage::VALUES_GROUP)?,
+            buckets: group(&current(Storage::BUCKETS_GROUP))?,
+            values: group(&current(Storage::VALUES_GROUP))?,
+            directory: renewed.contains(&DIRECTORY_GROUP).then(|| group(&current(DIRECTORY_GROUP))).transpose()?,
         };
         let datasets = transaction.create_datasets()?;
         let mut output = Output { transaction, datasets, types: &types, groups, bytes: 0 };
@@ -334,6 +346,7 @@ impl Checkpoint<'_> {
         }
         .seal();
         output.put(&nodes, STATE, &types.state, size_of::<StateRecord>(), state.as_bytes())?;
+        end_groups(transaction, &renewed)?;
         report.bytes = output.bytes;
         Ok(Done { updates, records: ordered, report })
     }
@@ -436,7 +449,7 @@ impl Checkpoint<'_> {
         let mut index = 0;
         while index < parts.len() {
             let (record, hot) = &mut parts[index];
-            let divides = hot.buckets > PARTITION_BUCKETS && u32::from(record.skip) < 40;
+            let divides = hot.buckets > engine.partition_buckets && u32::from(record.skip) < 40;
             let Some(id) = free.next().filter(|_| divides) else {
                 index += 1;
                 continue;
@@ -520,12 +533,13 @@ impl Checkpoint<'_> {
         };
         // Read before anything is removed.
         let mut all = Vec::new();
-        if form != DirectoryForm::Sharded || before != Some(DirectoryForm::Sharded) {
+        if form != DirectoryForm::Sharded || before != Some(DirectoryForm::Sharded) || self.fold == Fold::Anew {
             for record in records.iter() {
                 all.push(known(record)?);
             }
         }
         let (root, config) = (output.groups.root.clone(), output.groups.config.clone());
+        let renewed = output.groups.directory.clone();
         if before != Some(form) {
             output.remove(&root, DIRECTORY)?;
         }
@@ -554,11 +568,12 @@ impl Checkpoint<'_> {
                 output.put(&root, DIRECTORY, &types.entry, 4, &write_entries(&entries))?;
             }
             DirectoryForm::Sharded => {
-                let group = match root.group(DIRECTORY) {
+                let is_new = renewed.is_some();
+                let group = match renewed.map_or_else(|| root.group(DIRECTORY), Ok) {
                     Ok(group) => group,
                     Err(_) => root.create_group(DIRECTORY).map_err(|error| output.explain("create /dir", &error))?,
                 };
-                if before == Some(form) {
+                if before == Some(form) && !is_new {
                     for (id, directory) in directories {
                         output.put(&group, &format::shard_name(*id), &types.entry, 4, &write_entries(directory))?;
                     }
@@ -640,6 +655,53 @@ impl Checkpoint<'_> {
         engine.make_room(&mut writer);
         Ok(())
     }
+}
+
+/// The groups that a compaction makes anew, and what the links' members of them are called after.
+const RENEWED: [(&str, &str); 3] =
+    [(Storage::BUCKETS_GROUP, ""), (Storage::VALUES_GROUP, ""), (DIRECTORY_GROUP, "shard_")];
+const DIRECTORY_GROUP: &str = "/dir";
+
+/// The name that a group has until it takes the place of the old one.
+fn new_name(name: &str) -> String {
+    format!("{name}.new")
+}
+
+/// Begins groups anew where nothing but links is in them: what libhdf5 keeps of a group lies wherever the end of the file was
+/// when it grew. The old ones go last, so that nothing is put into the room that they give back. Says which.
+fn begin_groups(transaction: &Transaction<'_>) -> Result<Vec<&'static str>> {
+    let explain = |error| Error::from(transaction.explain("renew the links' groups", &error));
+    let file = transaction.file();
+    let mut renewed = Vec::new();
+    for (name, prefix) in RENEWED {
+        let Ok(group) = file.group(name) else { continue };
+        let is_ours = |name: &String| {
+            name.strip_prefix(prefix).is_some_and(|id| id.len() == 8 && u32::from_str_radix(id, 16).is_ok())
+        };
+        if group.member_names().map_err(explain)?.iter().all(is_ours) {
+            file.create_group(&new_name(name)).map_err(explain)?;
+            renewed.push(name);
+        }
+    }
+    Ok(renewed)
+}
+
+/// Puts the new groups into the places of the old ones.
+fn end_groups(transaction: &Transaction<'_>, renewed: &[&str]) -> Result<()> {
+    let explain = |error| Error::from(transaction.explain("renew the links' groups", &error));
+    let file = transaction.file();
+    for name in renewed {
+        let new = new_name(name);
+        if *name == DIRECTORY_GROUP && file.group(&new).map_err(explain)?.is_empty() {
+            file.unlink(&new).map_err(explain)?;
+            continue;
+        }
+        if file.link_exists(name) {
+            file.unlink(name).map_err(explain)?;
+        }
+        file.relink(&new, name).map_err(explain)?;
+    }
+    Ok(())
 }
 
 /// Appends changes to the run, and a slice of them to the record.

@@ -9,6 +9,7 @@ pub struct LinksOptions {
     pub(crate) background: bool,
     pub(crate) salvage: bool,
     pub(crate) seed: Option<[u64; 2]>,
+    pub(crate) partition_bytes: u64,
 }
 
 impl Default for LinksOptions {
@@ -20,6 +21,7 @@ impl Default for LinksOptions {
             background: true,
             salvage: false,
             seed: None,
+            partition_bytes: 4 << 20,
         }
     }
 }
@@ -51,6 +53,14 @@ impl LinksOptions {
     #[must_use]
     pub fn log_key(mut self, key: [u8; 32]) -> Self {
         self.log_key = Some(key);
+        self
+    }
+
+    /// From which size on a partition is divided (default 4 MiB). Partitions are what is loaded, unloaded and written anew as a
+    /// whole.
+    #[must_use]
+    pub fn partition_bytes(mut self, bytes: u64) -> Self {
+        self.partition_bytes = bytes.clamp(16 << 10, 16 << 20);
         self
     }
 

@@ -188,6 +188,23 @@ impl Source {
         .map_err(|flaw| self.flawed(flaw))
     }
 
+    /// Where a partition's image ends in the file.
+    pub(crate) fn image_end(&self, record: &PartitionRecord) -> Result<Option<u64>> {
+        let name = partition_name(record.id.get());
+        let mut last = None;
+        for within in ["/buckets", "/values"] {
+            let group = self.group(within)?;
+            let explain = |error| Error::from(self.snapshot.explain(&format!("open {within}/{name}"), &error));
+            let Some(offset) = object_offset(&group, &name).map_err(explain)? else { continue };
+            if let Some(description) = self.snapshot.describe_dataset(offset)?
+                && let StoredLayout::Contiguous { offset: Some(offset), length } = description.layout
+            {
+                last = last.max(offset.checked_add(length));
+            }
+        }
+        Ok(last)
+    }
+
     /// The changes of a partition that lie in runs, in order.
     pub(crate) fn slices(&self, record: &PartitionRecord) -> Result<Vec<Change>> {
         let mut changes = Vec::new();

@@ -7,10 +7,11 @@ use common::{Model, Outcome, Random, assert_same, change, expect, key};
 use corallite_file::{Mode, Options, Storage};
 use corallite_links::{CIDStore, Change, Durability, E, LinksOptions};
 
-fn open(path: &std::path::Path, random: &mut Random) -> Outcome<CIDStore> {
+fn open(path: &std::path::Path, random: &mut Random, batch: u64) -> Outcome<CIDStore> {
     let options = LinksOptions::new()
+        .partition_bytes(random.pick(&[16 << 10, 64 << 10, 4 << 20]))
         .memory(random.pick(&[16 << 20, 17 << 20, 1 << 30]))
-        .log_bytes(random.pick(&[64 << 10, 256 << 10, 4 << 20]))
+        .log_bytes(random.pick(&[64 << 10, 256 << 10, 4 << 20]).max(batch * 100))
         .background(random.one_in(2));
     let storage = Storage::with_options(path, Options::new().history(random.pick(&[0, 8]) as usize));
     Ok(CIDStore::on_storage(storage, Mode::Append, options)?)
@@ -34,20 +35,20 @@ fn work(seed: u64, steps: usize, keys: u64, batch: u64) -> Outcome {
     let mut random = Random::new(seed);
     let mut number = 0;
     let mut path = directory.path().join("0.h5");
-    let mut store = open(&path, &mut random)?;
+    let mut store = open(&path, &mut random, batch)?;
     let mut model = Model::new();
     for step in 0..steps {
         match random.below(100) {
             0..3 => {
                 store.close()?;
                 assert!(!directory.path().join(format!("{number}.h5-wal")).exists(), "the log is left");
-                store = open(&path, &mut random)?;
+                store = open(&path, &mut random, batch)?;
             }
             3..6 => {
                 number += 1;
                 let copy = directory.path().join(format!("{number}.h5"));
                 kill(&store, &copy)?;
-                store = open(&copy, &mut random)?;
+                store = open(&copy, &mut random, batch)?;
                 path = copy;
             }
             6..9 => drop(store.checkpoint()?),

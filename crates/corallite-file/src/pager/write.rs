@@ -284,6 +284,17 @@ impl Pager {
         found.ok_or_else(|| Error::damaged(&self.path, *eoa, format!("there is no room for {size} bytes")))
     }
 
+    /// Lowers the end of allocation below free space that lies there.
+    pub(crate) fn shrink(&self) -> Result<()> {
+        let mut writer = self.writer()?;
+        let Writer { space, transaction, eoa, .. } = &mut *writer;
+        if transaction.as_ref().is_some_and(|transaction| !transaction.fresh) {
+            space.cut(*eoa);
+            *eoa = space.shrink(*eoa);
+        }
+        Ok(())
+    }
+
     /// Takes back what [`Pager::allocate`] gave in this transaction.
     pub(crate) fn release(&self, offset: u64, size: u64) -> Result<()> {
         let mut writer = self.writer()?;

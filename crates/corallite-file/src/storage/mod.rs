@@ -454,7 +454,8 @@ fn commit(pager: &Pager, file: &File) -> Result<CommitNumber> {
     if let Some(error) = pager.take_failure() {
         return Err(error);
     }
-    // What was allocated here, libhdf5 has not heard of.
+    pager.shrink()?;
+    // What was allocated and given up here, libhdf5 has not heard of.
     let mut superblock = [0; superblock::LENGTH];
     pager.read_as_writer(0, &mut superblock)?;
     if superblock::set_end(&mut superblock, pager.eoa()) {

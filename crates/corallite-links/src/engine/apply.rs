@@ -1,6 +1,5 @@
 //! Applying changes.
 
-use super::writer::PARTITION_BUCKETS;
 use super::{Engine, Writer};
 use crate::arena::{Arena, OutOfMemory, Slot};
 use crate::change::{Change, Operation};
@@ -84,7 +83,7 @@ impl Engine {
         let moved = hot
             .apply(&mut arena, Some(self.memory.slot(id)), self.seed, hash, change, events)
             .map_err(|OutOfMemory| self.out_of_memory())?;
-        let is_large = hot.buckets > PARTITION_BUCKETS;
+        let is_large = hot.buckets > self.partition_buckets;
         if moved > 0 {
             owned.note(*change);
         }

@@ -29,7 +29,8 @@ use crate::source::Source;
 pub(crate) use apply::DELETIONS;
 pub(crate) use freeze::{Content, Frozen, Kept};
 pub(crate) use read::entry;
-pub(crate) use writer::{Owned, PARTITION_BUCKETS, Writer};
+use writer::PARTITION_BUCKETS;
+pub(crate) use writer::{Owned, Writer};
 
 /// What readers share with the writer.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub(crate) struct Engine {
     pub(crate) corrections: Arc<AtomicU64>,
     /// How many bytes of partitions may be loaded.
     pub(crate) limit: u64,
+    /// Buckets from which on a partition is divided.
+    pub(crate) partition_buckets: u32,
 }
 
 /// What is needed of a partition that is not loaded.
@@ -76,6 +79,7 @@ impl Engine {
             source: RwLock::default(),
             corrections,
             limit,
+            partition_buckets: PARTITION_BUCKETS,
         })
     }
 

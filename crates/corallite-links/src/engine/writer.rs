@@ -10,7 +10,7 @@ use crate::image::NotLoaded;
 use crate::overlay::Overlay;
 use crate::{E, Lsn};
 
-/// Buckets from which on a partition is divided: 4 MiB.
+/// Buckets from which on a partition is divided, where nothing else is asked for: 4 MiB.
 pub(crate) const PARTITION_BUCKETS: u32 = 1024;
 /// The table may have this many entries for each partition before large partitions are left whole.
 const ENTRIES_PER_PARTITION: usize = 8;
@@ -236,7 +236,7 @@ impl Engine {
 
     /// Whether another partition may be loaded.
     pub(crate) fn may_load(&self, writer: &Writer) -> bool {
-        let room = u64::from(PARTITION_BUCKETS) * crate::bucket::BYTES as u64;
+        let room = u64::from(self.partition_buckets) * crate::bucket::BYTES as u64;
         !writer.is_frozen
             && writer.bytes() + room <= self.limit
             && writer.allocator.bytes() + room <= self.hot_limit(writer)
@@ -318,7 +318,7 @@ impl Engine {
         }
         loop {
             let small = |owned: &Owned| {
-                owned.hot.as_ref().is_some_and(|hot| hot.buckets <= PARTITION_BUCKETS / 4) && owned.skip > 0
+                owned.hot.as_ref().is_some_and(|hot| hot.buckets <= self.partition_buckets / 4) && owned.skip > 0
             };
             let candidates: Vec<(u32, u8, u64)> = writer
                 .partitions

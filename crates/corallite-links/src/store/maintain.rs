@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::CIDStore;
 use crate::arena::{Arena, OutOfMemory};
 use crate::checkpoint::Fold;
-use crate::engine::{Engine, Writer};
+use crate::engine::{Engine, Owned, Writer};
 use crate::entry::MULTI_VALUE_THRESHOLD;
 use crate::error::{Error, Result};
 use crate::format::DirectoryForm;
@@ -14,6 +14,9 @@ use crate::hash::Hash;
 use crate::hot::{Events, Hot};
 use crate::source::Source;
 use crate::{DeletionLog, E};
+
+/// How often a compaction moves what lies too far behind, at most.
+const PASSES: usize = 8;
 
 /// What maintenance did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,15 +128,34 @@ impl CIDStore {
     /// As [`CIDStore::get`] and [`CIDStore::checkpoint`].
     pub fn compact(&self) -> Result<Maintenance> {
         let mut done = self.background_maintenance()?;
-        // The first pass frees what the second one moves down to.
-        for _ in 0..2 {
-            let report = self.shared.checkpoint(Fold::Anew)?;
-            done.folded = report.folded;
-            // Space is all that is at stake; what cannot be given back now is reused later.
-            let _ = self.shared.storage.reclaim();
+        // What is written anew goes to free space near the beginning, and what it frees is handed out from the next commit on:
+        // first everything, then what came to lie beyond the size that would do.
+        let mut fold = Fold::Anew;
+        let mut before = u64::MAX;
+        for _ in 0..PASSES {
+            for fold in [fold, Fold::Grown, Fold::Grown] {
+                let report = self.shared.checkpoint(fold)?;
+                done.folded = done.folded.max(report.folded);
+                // Space is all that is at stake; what cannot be given back now is reused later.
+                let _ = self.shared.storage.reclaim();
+            }
+            let (file, images) = self.sizes();
+            let enough = images + images / 64 + (256 << 10);
+            if file <= enough {
+                break;
+            }
+            // Where no hole is large enough, everything moves once more.
+            fold = if file < before { Fold::Beyond(enough) } else { Fold::Anew };
+            before = file;
         }
         let _ = self.shared.storage.expire_versions();
         Ok(done)
+    }
+
+    /// Length of the file, and of the images in it.
+    fn sizes(&self) -> (u64, u64) {
+        let images = self.shared.writer.lock().partitions.iter().flatten().map(Owned::image_bytes).sum();
+        (self.shared.engine.source.read().as_ref().map_or(0, |source| source.snapshot.bytes()), images)
     }
 
     /// Joins half-empty buckets and small partitions with their buddies.

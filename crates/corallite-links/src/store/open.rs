@@ -142,8 +142,9 @@ impl Shared {
             Some(contents) => Identity { store: E::from_hdf5(contents.state.store), log_key: contents.state.log_key },
             None => Identity { store: E::random(), log_key: options.log_key.map_or_else(random_key, |_| [0; 32]) },
         };
-        let engine = Engine::new(&path, Seed(seed), options.memory, corrections)
+        let mut engine = Engine::new(&path, Seed(seed), options.memory, corrections)
             .map_err(|error| Error::io("get memory for the links of", &path, error))?;
+        engine.partition_buckets = (options.partition_bytes / crate::bucket::BYTES as u64) as u32;
         let mut writer = Writer::default();
         let mut start = Position::default();
         match &contents {
