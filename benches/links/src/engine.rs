@@ -75,6 +75,7 @@ pub(crate) trait Engine: Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
+    Corallite,
     Lmdb,
     Redb,
     Fjall,
@@ -86,6 +87,7 @@ impl Kind {
     /// The name on the command line and in reports.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Corallite => "corallite",
             Self::Lmdb => "lmdb",
             Self::Redb => "redb",
             Self::Fjall => "fjall",
@@ -97,6 +99,7 @@ impl Kind {
     /// Whether ratios are against the best of these.
     pub(crate) fn is_peer(self) -> bool {
         match self {
+            Self::Corallite => false,
             Self::Lmdb | Self::Redb | Self::Fjall => true,
             #[cfg(feature = "rocksdb")]
             Self::Rocksdb => true,
@@ -107,6 +110,7 @@ impl Kind {
     pub(crate) fn open(self, folder: &Path, settings: &Settings) -> Result<Box<dyn Engine>> {
         std::fs::create_dir_all(folder)?;
         Ok(match self {
+            Self::Corallite => Box::new(crate::corallite::Corallite::open(folder, settings)?),
             Self::Lmdb => Box::new(peers::lmdb::Lmdb::open(folder, settings)?),
             Self::Redb => Box::new(peers::redb::Redb::open(folder, settings)?),
             Self::Fjall => Box::new(peers::fjall::Fjall::open(folder, settings)?),

@@ -1,5 +1,6 @@
 //! A durable multi-map of 128-bit ids, measured against LMDB, redb, fjall and RocksDB. See README.md.
 
+mod corallite;
 mod engine;
 mod measure;
 mod peers;

@@ -57,6 +57,8 @@ mod value_set;
 mod values;
 mod wal;
 
+pub use corallite_file as file;
+
 pub use change::{Change, Operation};
 pub use checkpoint::CheckpointReport;
 pub use deletion_log::{BackgroundGC, DeletionEntry, DeletionLog};
