@@ -234,9 +234,15 @@ pub(crate) fn head<W: Words>(bucket: W) -> Head {
 /// The words that a search is likely to touch first.
 #[inline]
 pub(crate) fn prefetch(bucket: Live<'_>, hash: Hash) {
-    let group = hash.group();
     crate::memory::prefetch(&bucket.0[0]);
-    crate::memory::prefetch(&bucket.0[TAGS + group]);
+    crate::memory::prefetch(&bucket.0[TAGS + hash.group()]);
+    prefetch_cells(bucket, hash);
+}
+
+/// The cells of a key's home group.
+#[inline(always)]
+pub(crate) fn prefetch_cells(bucket: Live<'_>, hash: Hash) {
+    let group = hash.group();
     let cells = FIRST_CELL + group * LANES * CELL_WORDS;
     // The cells of a group are four cache lines; which of them is known only when the tags are.
     for line in 0..4 {
