@@ -1,5 +1,7 @@
 //! A queue from many threads to one, which takes everything that waits at once.
 
+use std::time::Instant;
+
 use crate::sync::{Condvar, Mutex};
 
 /// A queue of `T`.
@@ -13,14 +15,14 @@ pub(crate) struct Queue<T> {
 struct State<T> {
     waiting: Vec<T>,
     is_closed: bool,
-    /// Whether the taker waits: nobody pays for waking one that works.
-    is_idle: bool,
+    /// With how many items the taker is to be woken; 0 while it works, so that nobody pays for waking it.
+    wake_at: usize,
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
         Self {
-            state: Mutex::new(State { waiting: Vec::new(), is_closed: false, is_idle: false }),
+            state: Mutex::new(State { waiting: Vec::new(), is_closed: false, wake_at: 0 }),
             changed: Condvar::new(),
         }
     }
@@ -34,7 +36,10 @@ impl<T> Queue<T> {
             return Err(item);
         }
         state.waiting.push(item);
-        let wakes = std::mem::take(&mut state.is_idle);
+        let wakes = state.wake_at != 0 && state.waiting.len() >= state.wake_at;
+        if wakes {
+            state.wake_at = 0;
+        }
         drop(state);
         if wakes {
             self.changed.notify_one();
@@ -42,20 +47,30 @@ impl<T> Queue<T> {
         Ok(())
     }
 
+    /// How many items wait.
+    pub(crate) fn len(&self) -> usize {
+        self.state.lock().waiting.len()
+    }
+
     /// Waits until there is something and moves all of it to `taken`, which is empty; false when the queue is closed and
-    /// nothing is left. For one thread only.
-    pub(crate) fn take_all(&self, taken: &mut Vec<T>) -> bool {
+    /// nothing is left. Until a time, waits for as many items as are hoped for. For one thread only.
+    pub(crate) fn take_all(&self, taken: &mut Vec<T>, hope: Option<(usize, Instant)>) -> bool {
         let mut state = self.state.lock();
-        while state.waiting.is_empty() {
-            if state.is_closed {
-                return false;
+        if let Some((count, until)) = hope {
+            while !state.is_closed && state.waiting.len() < count {
+                state.wake_at = count;
+                if self.changed.wait_until(&mut state, until).timed_out() {
+                    break;
+                }
             }
-            state.is_idle = true;
+        }
+        while !state.is_closed && state.waiting.is_empty() {
+            state.wake_at = 1;
             self.changed.wait(&mut state);
         }
-        state.is_idle = false;
+        state.wake_at = 0;
         std::mem::swap(taken, &mut state.waiting);
-        true
+        !taken.is_empty()
     }
 
     /// Takes no more items. What is there can still be taken.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
@@ -102,7 +103,46 @@ impl Drop for End<'_> {
         self.0.queue.close();
         self.0.room.close();
         // After a panic: with the requests go the senders that futures wait for.
-        self.0.queue.take_all(&mut Vec::new());
+        self.0.queue.take_all(&mut Vec::new(), None);
+    }
+}
+
+/// When the committer waits for more than it has.
+///
+/// Tasks that were just answered often write again at once. A sync that does not wait for them serves only those that came
+/// during the sync before: with 64 writers, every other sync half of them. Waiting pays when they do come, and costs those
+/// that wait already a part of a sync when they do not.
+#[derive(Debug, Default)]
+struct Hope {
+    /// Batches to write without waiting, after hope was disappointed.
+    discouraged: u32,
+    hoped: Option<usize>,
+}
+
+impl Hope {
+    const DISCOURAGED: u32 = 16;
+    const LONGEST: Duration = Duration::from_millis(1);
+
+    /// How many requests are hoped for, given how many were answered now and how many wait, and until when.
+    fn next(&mut self, answered: usize, waiting: usize, last: Duration) -> Option<(usize, Instant)> {
+        self.hoped = None;
+        if waiting == 0 && answered == 1 {
+            return None;
+        }
+        if self.discouraged > 0 {
+            self.discouraged -= 1;
+            return None;
+        }
+        // One in eight may do something else now.
+        let count = (answered + waiting).div_ceil(8) * 7;
+        self.hoped = Some(count.min(answered + waiting));
+        self.hoped.map(|count| (count, Instant::now() + (last / 2).min(Self::LONGEST)))
+    }
+
+    fn came(&mut self, count: usize) {
+        if self.hoped.is_some_and(|hoped| count < hoped) {
+            self.discouraged = Self::DISCOURAGED;
+        }
     }
 }
 
@@ -112,7 +152,10 @@ fn run(shared: &Shared) {
     let mut jobs = Vec::new();
     let mut waiting = Vec::new();
     let mut requests = Vec::new();
-    while committer.queue.take_all(&mut jobs) {
+    let mut hope = Hope::default();
+    let mut hoped = None;
+    while committer.queue.take_all(&mut jobs, hoped) {
+        hope.came(jobs.len());
         let mut room = 0;
         for Job { request, outcome } in jobs.drain(..) {
             room += request.changes.len().min(ROOM as usize);
@@ -120,7 +163,9 @@ fn run(shared: &Shared) {
             waiting.push(outcome);
         }
         committer.room.add_permits(room);
+        let begun = Instant::now();
         let outcomes = shared.commit_group(&requests);
+        hoped = hope.next(requests.len(), committer.queue.len(), begun.elapsed());
         requests.clear();
         for (waiting, outcome) in waiting.drain(..).zip(outcomes) {
             let _ = waiting.send(outcome);
