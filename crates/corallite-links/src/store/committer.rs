@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, TryAcquireError, oneshot};
 
 use super::Shared;
 use super::commit::Request;
@@ -72,8 +72,13 @@ impl Shared {
         let closed = || Error::Closed { path: self.path.clone() };
         let committer = &self.committer;
         let size = u32::try_from(changes.len()).unwrap_or(ROOM).min(ROOM);
-        // Given back when the request is taken from the queue.
-        committer.room.acquire_many(size).await.map_err(|_| closed())?.forget();
+        // Given back when the request is taken from the queue. Where there is room nothing is awaited, so that the request is
+        // taken when the future is first polled, even if its task has used up its turn.
+        let room = match committer.room.try_acquire_many(size) {
+            Err(TryAcquireError::NoPermits) => committer.room.acquire_many(size).await.map_err(|_| closed())?,
+            room => room.map_err(|_| closed())?,
+        };
+        room.forget();
         let (outcome, answer) = oneshot::channel();
         let job = Job { request: Request { changes, durability }, outcome };
         committer.queue.push(job).map_err(|_| closed())?;
