@@ -21,10 +21,7 @@ struct State<T> {
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self {
-            state: Mutex::new(State { waiting: Vec::new(), is_closed: false, wake_at: 0 }),
-            changed: Condvar::new(),
-        }
+        Self { state: Mutex::new(State { waiting: Vec::new(), is_closed: false, wake_at: 0 }), changed: Condvar::new() }
     }
 }
 

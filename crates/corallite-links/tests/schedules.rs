@@ -1,6 +1,7 @@
 //! Group commit and the committer's queue keep their promises whichever thread runs when: their files are compiled here with
 //! shuttle's locks, and run under thousands of random schedules. A schedule in which somebody waits for ever fails.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests, which panic where a test fails")]
 #![allow(unreachable_pub, dead_code, reason = "the files are those of the library")]
 
 #[path = "../src/group.rs"]
@@ -266,7 +267,7 @@ fn a_commit_that_answers_too_few_strands_nobody() {
 
 /// Sometimes more is hoped for than there will be.
 fn hope(taken: usize) -> Option<(usize, std::time::Instant)> {
-    (taken % 2 == 0).then(|| (3, std::time::Instant::now()))
+    taken.is_multiple_of(2).then(|| (3, std::time::Instant::now()))
 }
 
 #[test]

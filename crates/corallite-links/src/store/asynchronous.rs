@@ -587,7 +587,8 @@ impl AsyncCIDStore {
         self.hand_over(|store| {
             store.deletion_log().clear();
             Ok(())
-        }).await
+        })
+        .await
     }
 
     /// The store as it is now, however it changes afterwards. All of a transaction or a batch is in it, or nothing.
