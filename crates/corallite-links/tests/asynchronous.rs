@@ -249,7 +249,8 @@ fn closing_commits_what_was_taken_and_refuses_what_comes() -> Outcome {
         });
         tokio::time::sleep(Duration::from_millis(100)).await;
         let (one, other) = tokio::join!(asynchronous.clone().close(), asynchronous.close());
-        (one?, other?);
+        one?;
+        other?;
         let mut acknowledged = Vec::new();
         for (writer, task) in (0..).zip(tasks) {
             acknowledged.push((writer, task.await??));
