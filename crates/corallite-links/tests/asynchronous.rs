@@ -371,3 +371,32 @@ fn a_snapshot_and_its_iteration_do_not_see_later_writes() -> Outcome {
         Ok(())
     })
 }
+
+#[test]
+fn a_write_that_races_with_closing_is_kept_or_refused() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    for round in 0..8 {
+        let path = directory.path().join(format!("{round}.h5"));
+        let store = Arc::new(CIDStore::open(&path)?);
+        // Something to write when closing, so that it takes a while.
+        let pairs: Vec<(E, E)> = (0..20_000).map(|number| (key(number), E::new(1))).collect();
+        store.batch_insert(&pairs)?;
+        let thread = std::thread::spawn({
+            let store = Arc::clone(&store);
+            move || {
+                let mut done = 0;
+                while store.apply(&[Change::insert(key(1 << 40 | done), E::new(2))], Durability::Buffered).is_ok() {
+                    done += 1;
+                }
+                done
+            }
+        });
+        runtime(1)?.block_on(AsyncCIDStore::from(store).close())?;
+        let done = thread.join().map_err(|_| "the thread panicked")?;
+        let store = CIDStore::open(&path)?;
+        for number in 0..done {
+            assert!(store.contains_key(key(1 << 40 | number))?, "write {number} of {done} is lost");
+        }
+    }
+    Ok(())
+}
