@@ -155,6 +155,26 @@ impl Error {
         }
     }
 
+    /// The same for another whose changes were in the same batch. Errors of the file layer cannot be copied; their text can.
+    pub(crate) fn again(&self, store: &Path) -> Self {
+        match self {
+            Self::Io { action, path, source } => {
+                let source = io::Error::new(source.kind(), source.to_string());
+                Self::Io { action, path: path.clone(), source }
+            }
+            Self::DiskFull { path } | Self::File(corallite_file::Error::DiskFull { path, .. }) => {
+                Self::DiskFull { path: path.clone() }
+            }
+            Self::Poisoned { path, cause } => Self::Poisoned { path: path.clone(), cause: cause.clone() },
+            Self::ReadOnly { path } => Self::ReadOnly { path: path.clone() },
+            Self::Closed { path } => Self::Closed { path: path.clone() },
+            other => Self::Usage {
+                path: store.to_owned(),
+                problem: format!("a batch with this and other changes could not be written: {other}"),
+            },
+        }
+    }
+
     pub(crate) fn damaged(path: &Path, place: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Damaged { path: path.to_owned(), place: place.into(), problem: problem.into() }
     }

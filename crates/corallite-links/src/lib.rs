@@ -50,9 +50,12 @@ mod memory;
 mod metrics;
 mod options;
 mod overlay;
+#[cfg(feature = "async")]
+mod queue;
 mod set;
 mod source;
 mod store;
+mod sync;
 mod value_set;
 mod values;
 mod wal;
@@ -68,6 +71,8 @@ pub use error::{Error, Result};
 pub use format::{DirectoryForm, LINKS_FORMAT_VERSION};
 pub use metrics::{Event, LinksMetrics};
 pub use options::LinksOptions;
+#[cfg(feature = "async")]
+pub use store::{AsyncCIDStore, AsyncPairs, AsyncSnapshot, AsyncValueSet};
 pub use store::{CIDStore, Deletion, Maintenance, Pairs, Snapshot, Statistics, Transaction, Tuning};
 pub use value_set::ValueSet;
 pub use values::Values;

@@ -1,6 +1,7 @@
 //! Committing changes: into the log, and to the partitions.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Shared;
@@ -12,11 +13,25 @@ use crate::wal::{Durability, Prepared, Stamp, Wal, WalOptions};
 /// Changes from which on the log is written on another thread while they are applied.
 const OVERLAP: usize = 256;
 
+/// The part of the log that requests of several callers may fill as one batch.
+const BATCH_PART: u64 = 4;
+
 /// Changes that are committed together.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) changes: Vec<Change>,
     pub(super) durability: Durability,
+}
+
+/// A commit that panics may have done half of its work: nothing is written after it.
+struct FailOnPanic<'a>(&'a Shared);
+
+impl Drop for FailOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(&self.0.lost());
+        }
+    }
 }
 
 impl Shared {
@@ -28,33 +43,60 @@ impl Shared {
         }
         if let Some(outcome) = self.group.lead_alone(|| {
             let _turn = self.turn.lock();
-            self.commit_held(&[changes], durability).map(|moved| moved[0])
+            self.commit_one(changes, durability)
         }) {
             return self.after(outcome);
         }
         let request = Request { changes: changes.to_vec(), durability };
         let outcome = self.group.submit(request, |requests| self.commit_group(&requests));
-        self.after(outcome)
+        self.after(outcome.unwrap_or_else(|| Err(self.lost())))
     }
 
-    fn commit_group(&self, requests: &[Request]) -> Vec<Result<u64>> {
-        let _turn = self.turn.lock();
+    /// The outcome of a request whose committer panicked.
+    pub(super) fn lost(&self) -> Error {
+        let cause = "the thread that wrote this change panicked, and the change may be there or not".to_owned();
+        Error::Poisoned { path: self.path.clone(), cause }
+    }
+
+    /// Commits requests of several callers, as few batches as the log has room for. One outcome for each, in order.
+    pub(super) fn commit_group(&self, requests: &[Request]) -> Vec<Result<u64>> {
+        let capacity = self.log().map_or(self.options.log_bytes / 64, |log| log.capacity());
+        let most = usize::try_from(capacity / BATCH_PART).unwrap_or(usize::MAX);
+        let mut outcomes = Vec::with_capacity(requests.len());
+        let mut left = requests;
+        while !left.is_empty() {
+            let mut size = 0;
+            let fit = left.iter().take_while(|request| {
+                size += request.changes.len();
+                size <= most
+            });
+            // One that is larger than that goes alone.
+            let (batch, rest) = left.split_at(fit.count().max(1));
+            self.commit_batch(batch, &mut outcomes);
+            left = rest;
+        }
+        outcomes
+    }
+
+    fn commit_batch(&self, requests: &[Request], outcomes: &mut Vec<Result<u64>>) {
         let durable = requests.iter().any(|request| request.durability == Durability::Durable);
         let durability = if durable { Durability::Durable } else { Durability::Buffered };
         let parts: Vec<&[Change]> = requests.iter().map(|request| request.changes.as_slice()).collect();
-        match self.commit_held(&parts, durability) {
-            Ok(moved) => moved.into_iter().map(Ok).collect(),
-            // One that is too large must not keep the others from being committed.
-            Err(Error::TooLarge { .. }) if requests.len() > 1 => {
-                parts.iter().map(|part| self.commit_held(&[part], durability).map(|moved| moved[0])).collect()
-            }
+        let turn = self.turn.lock();
+        let outcome = self.commit_held(&parts, durability);
+        drop(turn);
+        match outcome {
+            Ok(moved) => outcomes.extend(moved),
             Err(error) => {
-                let failed = || Error::Poisoned { path: self.path.clone(), cause: error.to_string() };
-                let mut outcomes: Vec<Result<u64>> = (1..requests.len()).map(|_| Err(failed())).collect();
-                outcomes.insert(0, Err(error));
-                outcomes
+                outcomes.extend((1..requests.len()).map(|_| Err(error.again(&self.path))));
+                outcomes.push(Err(error));
             }
         }
+    }
+
+    /// Commits the changes of one caller, who has the turn.
+    pub(super) fn commit_one(&self, changes: &[Change], durability: Durability) -> Result<u64> {
+        self.commit_held(&[changes], durability)?.pop().unwrap_or(Ok(0))
     }
 
     /// What is to be done once a commit is over.
@@ -74,9 +116,14 @@ impl Shared {
         outcome
     }
 
-    /// Commits changes as one batch; the caller has the turn. Says for each part how many pairs came or went.
-    pub(super) fn commit_held(&self, parts: &[&[Change]], durability: Durability) -> Result<Vec<u64>> {
+    /// Commits changes as one batch; the caller has the turn. Says for each part how many pairs came or went, or why that
+    /// is not known, which is no reason to fail the others.
+    fn commit_held(&self, parts: &[&[Change]], durability: Durability) -> Result<Vec<Result<u64>>> {
         self.check_writable()?;
+        if self.is_closing.load(Ordering::Acquire) {
+            return Err(Error::Closed { path: self.path.clone() });
+        }
+        let _whole = FailOnPanic(self);
         let begun = Instant::now();
         let log = self.log_to_write()?;
         let joined;
@@ -90,21 +137,11 @@ impl Shared {
         let stamp = Stamp::now();
         let prepared = self.prepare(&log, changes, &stamp)?;
         let end = prepared.end();
-        let apply = || -> Result<Vec<u64>> {
+        let apply = || -> Vec<Result<u64>> {
             let mut writer = self.writer.lock();
-            let mut moved = Vec::with_capacity(parts.len());
-            let mut failed = None;
-            for part in parts {
-                match self.engine.apply(&mut writer, part, stamp.nanos) {
-                    Ok(count) => moved.push(count),
-                    Err(error) => {
-                        moved.push(0);
-                        failed.get_or_insert(error);
-                    }
-                }
-            }
+            let moved = parts.iter().map(|part| self.engine.apply(&mut writer, part, stamp.nanos)).collect();
             writer.applied = end.lsn;
-            failed.map_or(Ok(moved), Err)
+            moved
         };
         let (written, moved) = match durability {
             Durability::Durable if changes.len() >= OVERLAP && self.options.background => {
@@ -118,7 +155,7 @@ impl Shared {
             self.fail(&error);
             return Err(error);
         }
-        moved
+        Ok(moved)
     }
 
     /// Encodes a batch, after a checkpoint where the log has no room.

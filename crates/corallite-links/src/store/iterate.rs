@@ -12,8 +12,8 @@ use crate::{E, Values};
 /// copied once.
 #[derive(Debug)]
 pub struct Snapshot<'a> {
-    store: &'a CIDStore,
-    kept: Arc<Kept>,
+    pub(super) store: &'a CIDStore,
+    pub(super) kept: Arc<Kept>,
 }
 
 /// Keys with their values, one partition after the other; within it in no order that means anything.
@@ -102,7 +102,7 @@ impl Snapshot<'_> {
     }
 
     /// The content of the partition that a hash belonged to, and the smallest hash of the next one.
-    fn partition(&self, hash: Hash) -> Result<(Content, Option<u64>)> {
+    pub(super) fn partition(&self, hash: Hash) -> Result<(Content, Option<u64>)> {
         let shared = &self.store.shared;
         shared.check_open()?;
         let after = |skip: u8, prefix: u64| match skip {

@@ -1,7 +1,11 @@
 //! [`CIDStore`]: opening, closing, and what its parts share.
 
+#[cfg(feature = "async")]
+mod asynchronous;
 mod background;
 mod commit;
+#[cfg(feature = "async")]
+mod committer;
 mod iterate;
 mod maintain;
 mod open;
@@ -25,6 +29,8 @@ use crate::options::LinksOptions;
 use crate::wal::{Position, Recovered, Wal};
 use crate::{E, metrics::Metrics};
 
+#[cfg(feature = "async")]
+pub use asynchronous::{AsyncCIDStore, AsyncPairs, AsyncSnapshot, AsyncValueSet};
 pub use iterate::{Pairs, Snapshot};
 pub use maintain::{Maintenance, Statistics, Tuning};
 pub use transaction::Transaction;
@@ -72,12 +78,16 @@ pub(crate) struct Shared {
     /// Where the log goes on when it is created.
     log_start: Mutex<Position>,
     group: Group<Request, Result<u64>>,
+    #[cfg(feature = "async")]
+    committer: committer::Committer,
     /// Held while a batch is logged and applied, so that between two holders everything logged is applied.
     turn: Mutex<()>,
     /// Held by the one checkpoint that is under way.
     checkpointing: Mutex<()>,
     /// Why nothing more is written.
     failure: Mutex<Option<String>>,
+    /// Set with the turn: nothing is committed from then on.
+    is_closing: AtomicBool,
     is_closed: AtomicBool,
     pub(crate) metrics: Metrics,
     recovered: Mutex<Option<Recovered>>,
@@ -248,13 +258,21 @@ impl CIDStore {
         self.end()
     }
 
+    /// Closes the store for everybody who shares it; the first call does.
     fn end(&self) -> Result<()> {
-        if let Some(background) = self.background.lock().take() {
-            background.stop(&self.shared);
-        }
         let shared = &self.shared;
+        #[cfg(feature = "async")]
+        shared.committer.stop();
+        let mut background = self.background.lock();
+        if let Some(background) = background.take() {
+            background.stop(shared);
+        }
         if shared.is_closed.load(Ordering::Acquire) {
             return Ok(());
+        }
+        {
+            let _turn = shared.turn.lock();
+            shared.is_closing.store(true, Ordering::Release);
         }
         let outcome = shared.finish();
         shared.is_closed.store(true, Ordering::Release);

@@ -170,9 +170,12 @@ impl Shared {
             log: RwLock::default(),
             log_start: Mutex::new(start),
             group: Default::default(),
+            #[cfg(feature = "async")]
+            committer: Default::default(),
             turn: Mutex::default(),
             checkpointing: Mutex::default(),
             failure: Mutex::default(),
+            is_closing: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             metrics: Metrics::default(),
             recovered: Mutex::default(),

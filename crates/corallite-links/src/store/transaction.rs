@@ -130,7 +130,7 @@ impl Transaction<'_> {
             return Ok(());
         }
         let shared = &self.store.shared;
-        let outcome = shared.commit_held(&[&self.changes], Durability::Durable).map(|moved| moved[0]);
+        let outcome = shared.commit_one(&self.changes, Durability::Durable);
         drop(self._turn);
         shared.after(outcome).map(drop)
     }
