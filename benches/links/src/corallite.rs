@@ -1,21 +1,24 @@
 //! Corallite's links engine.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use anyhow::Result;
-use corallite_links::{CIDStore, Change, Durability, E, LinksOptions, Values};
+use anyhow::{Context, Result};
+use corallite_links::{AsyncCIDStore, CIDStore, Change, Durability, E, LinksOptions, Values};
 
-use crate::engine::{Engine, Found, Pair, Reader, Settings};
+use crate::engine::{Durable, Engine, Found, Pair, Reader, Settings};
 
 pub(crate) struct Corallite {
-    store: CIDStore,
+    store: Arc<CIDStore>,
+    queue: AsyncCIDStore,
 }
 
 impl Corallite {
     pub(crate) fn open(folder: &Path, settings: &Settings) -> Result<Self> {
         let options = LinksOptions::new().memory(settings.cache_bytes);
         let store = CIDStore::open_with(folder.join("links.h5"), corallite_links::file::Mode::Append, options)?;
-        Ok(Self { store })
+        let store = Arc::new(store);
+        Ok(Self { queue: AsyncCIDStore::from(Arc::clone(&store)), store })
     }
 }
 
@@ -50,7 +53,15 @@ impl Engine for Corallite {
     }
 
     fn compact(self: Box<Self>) -> Result<()> {
-        self.store.compact()?;
-        Ok(self.store.close()?)
+        let Self { store, queue } = *self;
+        drop(queue);
+        store.compact()?;
+        let store = Arc::into_inner(store).context("the store is still in use")?;
+        Ok(store.close()?)
+    }
+
+    fn insert_queued(&self, (key, value): Pair) -> Option<Durable> {
+        let queue = self.queue.clone();
+        Some(Box::pin(async move { Ok(queue.insert(E::new(key), E::new(value)).await?) }))
     }
 }
