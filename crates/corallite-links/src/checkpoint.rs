@@ -120,6 +120,8 @@ struct Output<'a> {
     types: &'a Types,
     groups: Groups,
     bytes: u64,
+    /// Numbers of partitions that others were divided into.
+    taken: BTreeSet<u32>,
 }
 
 struct Groups {
@@ -270,7 +272,7 @@ impl Checkpoint<'_> {
             directory: renewed.contains(&DIRECTORY_GROUP).then(|| group(&current(DIRECTORY_GROUP))).transpose()?,
         };
         let datasets = transaction.create_datasets()?;
-        let mut output = Output { transaction, datasets, types: &types, groups, bytes: 0 };
+        let mut output = Output { transaction, datasets, types: &types, groups, bytes: 0, taken: BTreeSet::new() };
 
         let mut updates = Vec::with_capacity(ids.len());
         let mut directories: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
@@ -443,8 +445,9 @@ impl Checkpoint<'_> {
     ) -> Result<Update> {
         let engine = self.engine;
         let folded = engine.partition(base.id.get()).cold.read().overlay.len();
-        let free = writer.free_ids(MOST_PARTS);
-        let mut free = free.into_iter();
+        // Numbers given out in this checkpoint are not in the writer's books yet.
+        let free = writer.free_ids(MOST_PARTS + output.taken.len());
+        let mut free = free.into_iter().filter(|id| !output.taken.contains(id)).collect::<Vec<u32>>().into_iter();
         let mut parts = vec![(base, hot)];
         let mut index = 0;
         while index < parts.len() {
@@ -468,6 +471,7 @@ impl Checkpoint<'_> {
             if hot.keys == 0 || upper.keys == 0 {
                 index += 1;
             }
+            output.taken.insert(id);
             parts.push((upper_record, upper));
         }
         let images: Vec<(PartitionRecord, Image)> =

@@ -36,7 +36,7 @@ impl LinksOptions {
     /// store that does not fit keeps working; what is not loaded is read from the file, mapped.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
-        self.memory = bytes.max(16 << 20);
+        self.memory = bytes.max(1 << 20);
         self
     }
 

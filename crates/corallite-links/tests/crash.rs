@@ -23,7 +23,7 @@ fn path() -> &'static Path {
 fn open(disk: &SimulatedDisk, mode: Mode, random: &mut Random) -> Outcome<CIDStore> {
     let options = LinksOptions::new()
         .partition_bytes(random.pick(&[16 << 10, 64 << 10, 4 << 20]))
-        .memory(random.pick(&[16 << 20, 1 << 30]))
+        .memory(random.pick(&[1 << 20, 1 << 30]))
         .log_bytes(64 << 10)
         .background(false)
         .seed([1, 2]);

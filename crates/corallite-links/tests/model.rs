@@ -11,7 +11,7 @@ fn open(path: &std::path::Path, random: &mut Random, batch: u64) -> Outcome<(CID
     let background = random.one_in(2);
     let options = LinksOptions::new()
         .partition_bytes(random.pick(&[16 << 10, 64 << 10, 4 << 20]))
-        .memory(random.pick(&[16 << 20, 17 << 20, 1 << 30]))
+        .memory(random.pick(&[1 << 20, 3 << 20, 17 << 20, 1 << 30]))
         .log_bytes(random.pick(&[64 << 10, 256 << 10, 4 << 20]).max(batch * 100))
         .background(background);
     let storage = Storage::with_options(path, Options::new().history(random.pick(&[0, 8]) as usize));
