@@ -6,8 +6,26 @@ use corallite::weights::{Dtype, WeightTensor};
 
 use crate::bench::{Bench, Done};
 
-const COMMANDS: [&str; 11] =
-    ["add", "ls", "show", "export", "rm", "gc", "info", "verify", "log", "rollback", "completions"];
+const COMMANDS: [&str; 18] = [
+    "add",
+    "ls",
+    "show",
+    "export",
+    "rm",
+    "gc",
+    "info",
+    "verify",
+    "log",
+    "rollback",
+    "link",
+    "unlink",
+    "links",
+    "load-links",
+    "migrate",
+    "backup",
+    "restore",
+    "completions",
+];
 
 #[test]
 fn the_help_teaches_every_command_and_exit_code() {
