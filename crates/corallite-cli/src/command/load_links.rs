@@ -44,6 +44,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PAIRS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     batch: u32,
 
+    /// How large the log is made, if not by the file's size; a small one makes for many commits of the store
+    #[arg(long, value_name = "BYTES", hide_short_help = true)]
+    log_bytes: Option<u64>,
+
     /// After each batch print the number of the last line that is durable, on standard error
     #[arg(long)]
     acknowledge: bool,
@@ -72,8 +76,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
             None => work.show_flow(output, "loading"),
         }
     }
-    let log = log_bytes(length, arguments.batch);
-    let links = LinksOptions::new().log_bytes(log);
+    let links = LinksOptions::new().log_bytes(log_bytes(length, arguments));
     let (loaded, found) = opened::with_links(&arguments.store, Hdf5Options::new(), links, output, |store| {
         let links = store.links()?;
         let loaded = Load { arguments, output, work: &work, links, done: Done::default() }.run(lines)?;
@@ -121,10 +124,13 @@ fn input(path: &Path) -> Result<(Box<dyn BufRead>, Option<u64>), Failure> {
 }
 
 /// A log that holds a few batches, and as much of the file as pays: making a large one takes longer than loading a few lines.
-fn log_bytes(length: Option<u64>, batch: u32) -> u64 {
+fn log_bytes(length: Option<u64>, arguments: &Arguments) -> u64 {
     /// `a,b` and the end of its line.
     const SHORTEST: u64 = 4;
-    let least = (4 * opened::RECORD_BYTES * u64::from(batch + 1)).max(256 << 10);
+    let least = (4 * opened::RECORD_BYTES * u64::from(arguments.batch + 1)).max(256 << 10);
+    if let Some(bytes) = arguments.log_bytes {
+        return least.max(bytes);
+    }
     let whole = length.map_or(u64::MAX, |length| (length / SHORTEST).saturating_mul(opened::RECORD_BYTES));
     least.max(whole.min(64 << 20))
 }
