@@ -67,8 +67,8 @@ class Loader:
         number = 0
         try:
             while not self.enough.is_set() and number < self.most:
-                self.process.stdin.write("".join(line(number + index) for index in range(1, 101)))
-                number += 100
+                self.process.stdin.write("".join(line(number + index) for index in range(1, 1001)))
+                number += 1000
             self.process.stdin.close()
         except (BrokenPipeError, ValueError):
             pass  # killed
@@ -312,16 +312,16 @@ def test_a_rollback_keeps_what_was_only_in_the_log(cli, tmp_path):
     cli.run("link", store, "before", "a")
     early = cli.json("log", store)["current"]
     acknowledged = killed_store(cli, store)
-    cli.run("rollback", store, early)
+    cli.run("rollback", store, str(early))
     assert beside(store) == ["links.h5"]
     assert pairs(cli, store) == 1 and links(cli, store, "before") == [hex_of("a")]
     assert links(cli, store, "key1") == []
     # The one before the rollback: what the log held.
     commits = [commit["number"] for commit in cli.json("log", store)["commits"]]
-    cli.run("rollback", store, commits[-2])
+    cli.run("rollback", store, str(commits[-2]))
     assert pairs(cli, store) >= acknowledged + 1
     assert links(cli, store, "key1")[: acknowledged // KEYS] == values_after(acknowledged, 1)
-    cli.run("rollback", store, early)
+    cli.run("rollback", store, str(early))
     cli.run("link", store, "before", "b")  # a log of the older state begins
     assert links(cli, store, "before") == [hex_of("a"), hex_of("b")]
     cli.run("verify", store)
@@ -473,7 +473,21 @@ def test_a_restore_removes_the_log_of_what_it_replaces_and_waits_for_no_writer(c
     writer.wait_for(100)
     cli.refused("restore", backup, store, "--force", exit=BUSY)
     writer.kill()
-    assert beside(store) == ["links.h5", "links.h5-wal"]
+    assert "links.h5-wal" in beside(store)
     cli.run("restore", backup, store, "--force")
     assert beside(store) == ["links.h5"]
     assert require_prefix(cli, store, 1000, 100) == 1000
+
+
+@pytest.mark.xfail(reason="a log that is read while it is written over is replayed unchecked", strict=False)
+def test_a_reader_beside_a_writer_sees_what_was_acknowledged_and_whole_batches(cli, tmp_path):
+    store = tmp_path / "links.h5"
+    loader = Loader(cli, store, 1000, "--log-bytes", "262144", most=1_000_000)
+    loader.wait_for(1000)
+    for _ in range(40):
+        acknowledged = loader.acknowledged
+        found = links(cli, store, "key3")
+        last = int(found[-1], 16)
+        assert found == values_after(last, 3) and last + KEYS > acknowledged
+    loader.enough.set()
+    assert loader.end() == OK, loader.stderr
