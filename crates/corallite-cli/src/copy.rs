@@ -66,7 +66,8 @@ impl Copy {
         self.commit = snapshot.version();
         let (log, changed) = (opened::beside(source, "-wal"), opened::beside(&self.temporary, "-wal"));
         let before = modified(&log);
-        let copied = copy_log(&log, &changed).map_err(|error| self.failed(&error))?;
+        let copied = copy_log(&log, &changed)
+            .map_err(|error| Failure::io(&format!("cannot copy {} to {}", log.display(), changed.display()), &error))?;
         if !copied && !last && newest(source)? != self.commit {
             return Ok(false);
         }
@@ -79,10 +80,10 @@ impl Copy {
         }
         match self.recover() {
             Ok(()) => Ok(true),
-            // Without a writer, nothing would be different the next time.
+            // Where nobody wrote meanwhile, nothing would be different the next time.
             Err(Error::Links(
                 links::Error::ForeignLog { .. } | links::Error::DamagedLog { .. } | links::Error::NotALog { .. },
-            )) if !last && modified(&log) != before => Ok(false),
+            )) if !last && (modified(&log) != before || newest(source)? != self.commit) => Ok(false),
             Err(error) => Err(self.explain(source, error)),
         }
     }
@@ -167,8 +168,9 @@ fn modified(path: &Path) -> Option<SystemTime> {
 
 /// Copies the log; `false` when there is none.
 ///
-/// From its end to its beginning: of two records in a lap the older one lies before the younger one, so that no record is
-/// missed whose successor is seen; and the header, which says which records were given up, is read after all of them.
+/// From its end to its beginning: so the header, which says which records were given up, is read after all of them, and
+/// of two records that are written meanwhile the older one, which lies before the younger one, is seldom missed alone.
+/// Where it is, recovery ends before it or takes it for damage; it was not acknowledged before the copy began.
 fn copy_log(from: &Path, to: &Path) -> io::Result<bool> {
     let log = match File::open(from) {
         Ok(log) => log,

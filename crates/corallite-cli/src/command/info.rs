@@ -22,7 +22,7 @@ Examples:
 /// Show how much a store holds and how much it saves
 ///
 /// Logical is what the model files take together, and the loose weights; stored is what the weights' data takes in
-/// the file, each once and compressed; file is the length of the store.
+/// the file, each once and compressed; file is the length of the store. Links are counted where there are any.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -89,7 +89,8 @@ fn render(report: &Report, paint: Paint) -> String {
         let _ = writeln!(out, "  ratio   {ratio:>10.2}  {}", paint.dim(&format!("stored in {share:.1} % of the size")));
     }
     if let Some(links) = &report.links {
-        let _ = writeln!(out, "  links   {:>10}  of {}", links.pairs, counted(links.keys, "key"));
+        let what = if links.pairs == 1 { "pair" } else { "pairs" };
+        let _ = writeln!(out, "  links   {:>10}  {what} of {}", links.pairs, counted(links.keys, "key"));
     }
     out
 }

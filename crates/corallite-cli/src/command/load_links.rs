@@ -25,10 +25,10 @@ Examples:
 
 /// Link pairs that a CSV file lists
 ///
-/// Each line is `key,value`, without a head line: ids in hex or texts, in double quotes where they have commas. Blank lines and lines that
-/// begin with # are skipped. Creates the store if there is none. Lines become durable in batches, each as a whole; a line
-/// that cannot be read ends the command before anything of its batch is written, and the batches before it stay. To go on
-/// after a failure load the whole file again: a pair that is linked already stays as it is.
+/// Each line is `key,value`, without a head line: ids in hex or texts, in double quotes where they have commas. Blank
+/// lines and lines that begin with # are skipped. Creates the store if there is none. Lines become durable in batches,
+/// each as a whole; a line that cannot be read ends the command before anything of its batch is written, and the batches
+/// before it stay. To go on after a failure load the whole file again: a pair that is linked already stays as it is.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
