@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 from helpers import (
-    BAD_INPUT, BAD_STORE, BUSY, DAMAGED, INTERRUPTED, OK, USAGE, beside, environment, no_panic, random_model, save,
-    wait_until,
+    BAD_INPUT, BAD_STORE, BUSY, DAMAGED, INTERRUPTED, IO, OK, USAGE, beside, environment, limit_file_size, no_panic,
+    random_model, save, wait_until,
 )  # fmt: skip
 
 KEYS = 20  # that the loaded lines go round
@@ -181,6 +181,22 @@ def test_an_interrupted_load_keeps_its_batches(cli, tmp_path):
     assert "interrupted" in loader.stderr
     assert require_prefix(cli, store, 500, 100) == loader.acknowledged
     assert beside(store) == ["links.h5"]
+
+
+@pytest.mark.parametrize("limit", [20_000, 150_000, 400_000])
+def test_a_full_disk_is_reported_and_loses_no_batch(cli, tmp_path, limit):
+    file, store = tmp_path / "links.csv", tmp_path / "links.h5"
+    cli.run("link", store, "before", "a")
+    file.write_text("".join(line(number) for number in range(1, 20_001)))
+    arguments = ["load-links", store, file, "--batch", "500", "--log-bytes", "262144"]
+    done = cli.refused(*arguments, exit=IO, preexec_fn=limit_file_size(limit))
+    assert "nothing was written" in done.stderr or "are in the store" in done.stderr
+    said = int(done.stderr.split(" up to line ")[1].split()[0]) if " up to line " in done.stderr else 0
+    cli.run("unlink", store, "before")
+    require_prefix(cli, store, said, 500)
+    cli.run("verify", store)
+    cli.run("load-links", store, file)
+    assert require_prefix(cli, store, 20_000, 500) == 20_000
 
 
 # --- h5py -----------------------------------------------------------------------------------------------------------
@@ -460,6 +476,17 @@ def test_a_restore_replaces_only_what_it_may(cli, tmp_path):
     cli.run("restore", backup, spoiled)  # a damaged store needs no --force
     assert links(cli, spoiled, "a") == [hex_of("b")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.h5", "links.h5", "notes.txt", "spoiled.h5"]
+
+
+def test_a_full_disk_leaves_what_is_there_untouched(cli, tmp_path, store):
+    backup = tmp_path / "backup.h5"
+    cli.run("link", store, "a", "b")
+    cli.run("backup", store, backup)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    limit = limit_file_size(backup.stat().st_size // 2)
+    cli.refused("backup", store, backup, "--force", exit=IO, preexec_fn=limit)
+    cli.refused("restore", backup, store, "--force", exit=IO, preexec_fn=limit)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_restore_removes_the_log_of_what_it_replaces_and_waits_for_no_writer(cli, tmp_path):

@@ -33,8 +33,8 @@ Examples:
 ///
 /// A store is one ordinary HDF5 file that any HDF5 reader opens without a plugin. Checkpoints go in as safetensors
 /// files and come out byte for byte; a weight that several of them share is stored once. Links relate ids to sets of
-/// ids: models to licences, runs to files, anything to tags. Every command that changes
-/// the store is one commit: it is there whole or not at all, also after `kill -9` or a power cut.
+/// ids: models to licences, runs to files, anything to tags. What a command changes (of load-links, each batch) is there
+/// whole or not at all, also after `kill -9` or a power cut.
 #[derive(Debug, Parser)]
 #[command(name = "corallite", version, arg_required_else_help = true, after_help = EXIT_CODES, max_term_width = 100)]
 pub(crate) struct Cli {

@@ -21,7 +21,7 @@ const EXAMPLES: &str = "\
 Examples:
   corallite load-links models.h5 links.csv
   zcat links.csv.gz | corallite load-links models.h5 -
-  corallite load-links models.h5 - --acknowledge    one line on standard error for each batch that is durable";
+  generate | corallite load-links models.h5 - --acknowledge    says what is durable";
 
 /// Link pairs that a CSV file lists
 ///
