@@ -401,8 +401,10 @@ def test_the_log_of_another_store_is_refused(cli, tmp_path):
 
 
 @pytest.mark.parametrize("log_bytes", [256 << 10, 64 << 20])
-def test_a_backup_beside_a_writer_has_all_that_was_acknowledged_and_whole_batches(cli, tmp_path, log_bytes):
+def test_a_backup_beside_a_writer_has_all_that_was_acknowledged_and_whole_batches(cli, tmp_path, rng, log_bytes):
     store, backup = tmp_path / "links.h5", tmp_path / "backup.h5"
+    # So large that a small log is written over while the file is copied.
+    cli.run("add", store, save(tmp_path / "large.safetensors", random_model(rng, tensors=8, values=512 * 1024)))
     loader = Loader(cli, store, 200, "--log-bytes", str(log_bytes), most=400_000)
     loader.wait_for(200)
     counts = []
