@@ -2,7 +2,10 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{add, completions, export, gc, info, log, ls, rm, rollback, show, verify};
+use crate::command::{
+    add, backup, completions, export, gc, info, link, links, load_links, log, ls, migrate, restore, rm, rollback, show,
+    unlink, verify,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -14,20 +17,24 @@ Exit codes:
     5  the store is busy: another program is writing it
     6  a name is not there, or is taken already
     7  the disk is full or failed
-  130  interrupted; the store is as it was before
+  130  interrupted; the store is as it was before (load-links: with the batches that were durable)
 
 Examples:
   corallite add models.h5 base.safetensors tuned.safetensors
   corallite ls models.h5
   corallite show models.h5 base
   corallite export models.h5 tuned -o out.safetensors
-  corallite info models.h5 --json | jq .ratio";
+  corallite info models.h5 --json | jq .ratio
+  corallite link models.h5 base apache-2.0
+  corallite links models.h5 base
+  corallite backup models.h5 backup.h5";
 
-/// Keeps model checkpoints in one HDF5 file, every weight once, and gives them back byte for byte
+/// Keeps model checkpoints, and links between anything, in one HDF5 file; gives both back exactly
 ///
 /// A store is one ordinary HDF5 file that any HDF5 reader opens without a plugin. Checkpoints go in as safetensors
-/// files and come out byte for byte; a weight that several of them share is stored once. Every command that changes
-/// the store is one commit: it is there whole or not at all, also after `kill -9` or a power cut.
+/// files and come out byte for byte; a weight that several of them share is stored once. Links relate ids to sets of
+/// ids: models to licences, runs to files, anything to tags. What a command changes (of load-links, each batch) is there
+/// whole or not at all, also after `kill -9` or a power cut.
 #[derive(Debug, Parser)]
 #[command(name = "corallite", version, arg_required_else_help = true, after_help = EXIT_CODES, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -56,6 +63,13 @@ pub(crate) enum Command {
     Verify(verify::Arguments),
     Log(log::Arguments),
     Rollback(rollback::Arguments),
+    Link(link::Arguments),
+    Unlink(unlink::Arguments),
+    Links(links::Arguments),
+    LoadLinks(load_links::Arguments),
+    Migrate(migrate::Arguments),
+    Backup(backup::Arguments),
+    Restore(restore::Arguments),
     Completions(completions::Arguments),
 }
 

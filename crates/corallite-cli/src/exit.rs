@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::process::ExitCode;
 
-use corallite::{Error, file};
+use corallite::{Error, file, links, weights};
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +63,11 @@ impl Failure {
     }
 
     /// An error of opening the store: whatever is wrong with it, it cannot be used.
-    pub(crate) fn opening(error: Error) -> Self {
+    pub(crate) fn opening(error: impl Into<Error>) -> Self {
+        let error = error.into();
         let exit = match exit_of(&error) {
             Exit::Damaged => Exit::BadStore,
-            _ if matches!(error, Error::Io { .. }) => Exit::BadStore,
+            _ if matches!(error, Error::Weights(weights::Error::Io { .. })) => Exit::BadStore,
             exit => exit,
         };
         let mut sentence = sentence(&error);
@@ -76,9 +77,15 @@ impl Failure {
         Self { exit, sentence }
     }
 
+    /// With a clause added to the sentence.
+    pub(crate) fn and(mut self, clause: &str) -> Self {
+        self.sentence = format!("{}; {clause}", self.sentence);
+        self
+    }
+
     /// An error of reading an input file.
-    pub(crate) fn input(error: Error) -> Self {
-        let sentence = sentence(&error);
+    pub(crate) fn input(error: weights::Error) -> Self {
+        let sentence = sentence(&error.into());
         Self { exit: Exit::BadInput, sentence }
     }
 
@@ -94,8 +101,37 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<weights::Error> for Failure {
+    fn from(error: weights::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<links::Error> for Failure {
+    fn from(error: links::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<file::Error> for Failure {
+    fn from(error: file::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
 /// The code of an error that comes up while a store is open.
 fn exit_of(error: &Error) -> Exit {
+    match error {
+        Error::File(error) => exit_of_file(error),
+        Error::Weights(error) => exit_of_weights(error),
+        Error::Links(error) => exit_of_links(error),
+        // What a later version adds.
+        _ => Exit::BadStore,
+    }
+}
+
+fn exit_of_weights(error: &weights::Error) -> Exit {
+    use weights::Error;
     match error {
         Error::Io { .. } => Exit::Io,
         Error::Safetensors { .. }
@@ -113,22 +149,38 @@ fn exit_of(error: &Error) -> Exit {
         Error::Damaged { .. } | Error::Filter { .. } | Error::DamagedCheckpoint { .. } => Exit::Damaged,
         Error::Cancelled => Exit::Interrupted,
         Error::File(error) => exit_of_file(error),
-        // `Closed`, and what a later version adds.
+        // What a later version adds.
         _ => Exit::BadStore,
+    }
+}
+
+fn exit_of_links(error: &links::Error) -> Exit {
+    use links::Error;
+    match error {
+        Error::File(error) => exit_of_file(error),
+        Error::Io { source, .. } => exit_of_io(source),
+        Error::DiskFull { .. } | Error::Poisoned { .. } => Exit::Io,
+        Error::Damaged { .. } | Error::DamagedLog { .. } => Exit::Damaged,
+        Error::TooLarge { .. } | Error::Key { .. } => Exit::Usage,
+        _ => Exit::BadStore,
+    }
+}
+
+fn exit_of_io(source: &io::Error) -> Exit {
+    match source.kind() {
+        ErrorKind::PermissionDenied
+        | ErrorKind::ReadOnlyFilesystem
+        | ErrorKind::NotFound
+        | ErrorKind::NotADirectory
+        | ErrorKind::InvalidFilename => Exit::BadStore,
+        _ => Exit::Io,
     }
 }
 
 fn exit_of_file(error: &file::Error) -> Exit {
     use file::Error as E;
     match error {
-        E::Io { source, .. } => match source.kind() {
-            ErrorKind::PermissionDenied
-            | ErrorKind::ReadOnlyFilesystem
-            | ErrorKind::NotFound
-            | ErrorKind::NotADirectory
-            | ErrorKind::InvalidFilename => Exit::BadStore,
-            _ => Exit::Io,
-        },
+        E::Io { source, .. } => exit_of_io(source),
         E::DiskFull { .. } | E::Poisoned { .. } => Exit::Io,
         E::Busy { .. } | E::Locked { .. } => Exit::Busy,
         E::Damaged { .. } | E::Hdf5 { .. } => Exit::Damaged,
@@ -141,12 +193,35 @@ fn exit_of_file(error: &file::Error) -> Exit {
 fn sentence(error: &Error) -> String {
     match error {
         Error::File(error) => file_sentence(error),
+        Error::Weights(error) => weights_sentence(error),
+        Error::Links(error) => links_sentence(error),
+        other => other.to_string(),
+    }
+}
+
+fn weights_sentence(error: &weights::Error) -> String {
+    use weights::Error;
+    match error {
         Error::AlreadyExists { name } => format!(
             "a checkpoint named `{name}` already exists; choose another name with --name, or remove it with \
              `corallite rm`"
         ),
         Error::NotFound { what } => format!("{what} was not found; `corallite ls` lists what the store holds"),
         Error::Cancelled => "interrupted; the store is as it was before".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn links_sentence(error: &links::Error) -> String {
+    use links::Error as E;
+    match error {
+        E::DamagedLog { .. } => {
+            // The library's way out is an option that no command has.
+            let text = error.to_string();
+            let problem = text.split("; everything before is intact").next().unwrap_or_default();
+            format!("{problem}; everything before is intact: `corallite restore` brings back a backup")
+        }
+        E::Io { .. } => format!("{error}; check the disk and try again"),
         other => other.to_string(),
     }
 }
@@ -192,7 +267,7 @@ fn file_sentence(error: &file::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use corallite::weights::WeightHash;
+    use corallite::weights::{Error as W, WeightHash};
 
     fn path() -> std::path::PathBuf {
         "models.h5".into()
@@ -202,19 +277,19 @@ mod tests {
         Error::File(file::Error::Io { action: "write", path: path(), source: kind.into() })
     }
 
-    fn code(error: Error) -> u8 {
-        Failure::from(error).exit() as u8
+    fn code(error: impl Into<Error>) -> u8 {
+        Failure::from(error.into()).exit() as u8
     }
 
     #[test]
     fn every_kind_of_error_has_the_documented_code() {
         let key = || WeightHash::new("k").unwrap();
         let text = || "x".to_owned();
-        assert_eq!(code(Error::Damaged { key: key(), problem: text() }), 1);
-        assert_eq!(code(Error::DamagedCheckpoint { name: text(), problem: text() }), 1);
-        assert_eq!(code(Error::InvalidName { name: text(), problem: "it is empty" }), 2);
-        assert_eq!(code(Error::Safetensors { path: path(), offset: 0, problem: text() }), 3);
-        assert_eq!(code(Error::DuplicateName { name: text() }), 3);
+        assert_eq!(code(W::Damaged { key: key(), problem: text() }), 1);
+        assert_eq!(code(W::DamagedCheckpoint { name: text(), problem: text() }), 1);
+        assert_eq!(code(W::InvalidName { name: text(), problem: "it is empty" }), 2);
+        assert_eq!(code(W::Safetensors { path: path(), offset: 0, problem: text() }), 3);
+        assert_eq!(code(W::DuplicateName { name: text() }), 3);
         assert_eq!(code(Error::File(file::Error::NotFound { path: path() })), 4);
         assert_eq!(code(Error::File(file::Error::NotHdf5 { path: path() })), 4);
         assert_eq!(code(Error::File(file::Error::ForeignFile { path: path() })), 4);
@@ -222,11 +297,15 @@ mod tests {
         assert_eq!(code(io(ErrorKind::PermissionDenied)), 4);
         assert_eq!(code(Error::File(file::Error::Busy { path: path(), holder: Some(7) })), 5);
         assert_eq!(code(Error::File(file::Error::Locked { path: path() })), 5);
-        assert_eq!(code(Error::NotFound { what: text() }), 6);
-        assert_eq!(code(Error::AlreadyExists { name: text() }), 6);
+        assert_eq!(code(W::NotFound { what: text() }), 6);
+        assert_eq!(code(W::AlreadyExists { name: text() }), 6);
         assert_eq!(code(Error::File(file::Error::DiskFull { path: path() })), 7);
         assert_eq!(code(io(ErrorKind::Other)), 7);
-        assert_eq!(code(Error::Cancelled), 130);
+        assert_eq!(code(W::Cancelled), 130);
+        assert_eq!(code(links::Error::Damaged { path: path(), place: text(), problem: text() }), 1);
+        assert_eq!(code(links::Error::ForeignLog { path: path(), problem: text() }), 4);
+        assert_eq!(code(links::Error::DiskFull { path: path() }), 7);
+        assert_eq!(code(links::Error::File(file::Error::Busy { path: path(), holder: None })), 5);
     }
 
     #[test]
@@ -239,7 +318,7 @@ mod tests {
 
     #[test]
     fn an_input_that_cannot_be_read_is_a_bad_input() {
-        let missing = Error::io("gone.safetensors", ErrorKind::NotFound.into());
+        let missing = W::io("gone.safetensors", ErrorKind::NotFound.into());
         assert_eq!(Failure::input(missing).exit(), Exit::BadInput);
     }
 

@@ -6,10 +6,13 @@
 
 mod cli;
 mod command;
+mod copy;
+mod csv;
 mod exit;
 mod histogram;
 mod opened;
 mod output;
+mod place;
 mod text;
 mod values;
 mod work;

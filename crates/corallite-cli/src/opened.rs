@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use corallite::file::{self, Mode, Storage};
+use corallite::links::LinksOptions;
 use corallite::weights::Hdf5Options;
 use corallite::{Error, Store};
 
@@ -19,7 +20,7 @@ pub(crate) fn to_read(path: &Path) -> Result<Store, Failure> {
         }
         opened => opened.map_err(|error| refused(path, error))?,
     };
-    let has = |name: &str| store.storage().contains(name).map_err(|error| Failure::opening(error.into()));
+    let has = |name: &str| store.storage().contains(name).map_err(Failure::opening);
     if has("checkpoints")? && !has("weights")? {
         let sentence = format!("{} has checkpoints but its weights are gone; restore it from a backup", path.display());
         return Err(Failure::new(Exit::BadStore, sentence));
@@ -31,9 +32,18 @@ pub(crate) fn to_read(path: &Path) -> Result<Store, Failure> {
 pub(crate) fn to_change<T>(
     path: &Path,
     output: &Output,
-    change: impl FnOnce(&Store) -> Result<T, Failure>,
+    change: impl FnOnce(&mut Store) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     with_options(path, Hdf5Options::new().mode(Mode::ReadWrite), output, change)
+}
+
+/// What a change takes in the log.
+pub(crate) const RECORD_BYTES: u64 = 64;
+
+/// How links are opened by a command that changes a few: a small log is made faster than a large one.
+pub(crate) fn few_links(changes: usize) -> LinksOptions {
+    let log = 2 * RECORD_BYTES * (changes as u64 + 64);
+    LinksOptions::new().log_bytes(log.max(256 << 10))
 }
 
 /// As [`to_change`], with options; a store that the opening makes is gone again when `change` fails.
@@ -41,17 +51,29 @@ pub(crate) fn with_options<T>(
     path: &Path,
     options: Hdf5Options,
     output: &Output,
-    change: impl FnOnce(&Store) -> Result<T, Failure>,
+    change: impl FnOnce(&mut Store) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    with_links(path, options, few_links(0), output, change)
+}
+
+/// As [`with_options`], with options for the links as well.
+pub(crate) fn with_links<T>(
+    path: &Path,
+    options: Hdf5Options,
+    links: LinksOptions,
+    output: &Output,
+    change: impl FnOnce(&mut Store) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let store = Store::open_with(path, options).map_err(|error| refused(path, error))?;
-    let outcome = change(&store);
+    let mut store = store.links_options(links);
+    let outcome = change(&mut store);
     let behind = is_behind(store.storage());
     // What was changed is committed, and a command leaves nothing else pending that would be worth a commit; so closing
-    // only moves the commit from the journal into the file.
-    let closed = store.storage().abandon();
+    // only moves the commit from the journal into the file, and links from their log.
+    let closed = store.abandon();
     let value = outcome?;
     if let Err(error) = closed {
-        let failure = Failure::from(Error::File(error));
+        let failure = Failure::from(error);
         output.warning(&format!("the change is committed, but tidying up failed: {}", failure.sentence()));
     } else if behind && beside(path, "-journal").exists() {
         output.warning(&format!(
@@ -64,7 +86,7 @@ pub(crate) fn with_options<T>(
 }
 
 /// Why a store could not be opened.
-fn refused(path: &Path, error: Error) -> Failure {
+pub(crate) fn refused(path: &Path, error: Error) -> Failure {
     let unreadable = matches!(
         &error,
         Error::File(file::Error::Empty { .. } | file::Error::NotHdf5 { .. } | file::Error::Hdf5 { .. })

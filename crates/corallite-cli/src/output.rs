@@ -67,6 +67,11 @@ impl Output {
         }
     }
 
+    /// Says on standard error how far the work is, for the program that asked for it.
+    pub(crate) fn progress(self, text: &str) {
+        self.line(|_| text.to_owned());
+    }
+
     fn line(self, render: impl FnOnce(Paint) -> String) {
         let mut err = io::stderr().lock();
         let line = render(Paint::for_terminal(err.is_terminal()));

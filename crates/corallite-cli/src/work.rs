@@ -53,6 +53,14 @@ impl Work {
         self.bar.enable_steady_tick(Duration::from_millis(100));
     }
 
+    /// Shows how much was dealt with, of an amount that nobody knows.
+    pub(crate) fn show_flow(&mut self, output: &Output, doing: &'static str) {
+        self.show(output, doing, 0);
+        let template = "{prefix} {spinner} {decimal_bytes} {decimal_bytes_per_sec} {msg}";
+        // As above.
+        self.bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    }
+
     /// Says what is being worked on, beside the bar.
     pub(crate) fn on(&self, what: &str) {
         self.bar.set_message(what.to_owned());
@@ -84,6 +92,7 @@ mod tests {
         let output = Output::new(false, false);
         let mut work = Work { stopped: Arc::default(), bar: ProgressBar::hidden() };
         work.show(&output, "adding", 100);
+        work.show_flow(&output, "loading");
         work.advance(40);
         assert_eq!(work.bar.position(), 40);
         assert!(!work.is_cancelled());

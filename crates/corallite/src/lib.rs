@@ -9,6 +9,7 @@
 //! # corallite::weights::safetensors::write(std::fs::File::create(&model)?, &[weight], &[])?;
 //! # let models = directory.path().join("models.h5");
 //! # let out = directory.path().join("out.safetensors");
+//! use corallite::E;
 //! use corallite::weights::WeightStore;
 //!
 //! let store = Store::open(&models)?;
@@ -17,25 +18,39 @@
 //! let bias = store.weights().load(key)?.expect("the checkpoint needs it");
 //! println!("{} {:?}", bias.dtype(), bias.shape());
 //! store.checkpoints().export("base", &out)?; // byte-identical
+//! store.links()?.insert(E::from_str("base"), E::from_str("apache-2.0"))?; // durable when this returns
+//! assert_eq!(store.links()?.get(E::from_str("base"))?, [E::from_str("apache-2.0")]);
 //! assert!(store.verify(&corallite::weights::Unwatched)?.damaged.is_empty());
 //! store.close()?;
 //! # assert_eq!(std::fs::read(&model)?, std::fs::read(&out)?);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The parts are crates of their own: [`mod@file`] is the transactional HDF5 file, [`weights`] the tensors.
+//! The parts are crates of their own: [`mod@file`] is the transactional HDF5 file, [`weights`] the tensors, [`links`] the
+//! relations.
+
+mod error;
 
 use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 pub use corallite_file as file;
+pub use corallite_links as links;
+pub use corallite_links::E;
 pub use corallite_weights as weights;
-pub use corallite_weights::{Error, Result};
+pub use error::{Error, Result};
 
-use corallite_file::Storage;
+use corallite_file::{Access, CommitNumber, Storage};
+use corallite_links::{CIDStore, LinksOptions};
 use corallite_weights::{
-    Checkpoints, GcReport, Hdf5Options, Hdf5Store, SafetensorsFile, Unwatched, Verification, Watch, WeightHash,
+    Checkpoints, Damage, GcReport, Hdf5Options, Hdf5Store, SafetensorsFile, Unwatched, Verification, Watch, WeightHash,
     WeightStore, WeightTensor, WeightTransaction,
 };
+
+use error::Failed;
+
+/// The links' place in the file: there once there were any.
+const LINKS: &str = "nodes/links";
 
 /// What a store holds; see [`Store::info`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +65,17 @@ pub struct Info {
     pub stored_bytes: u64,
     /// The length of the file.
     pub file_bytes: u64,
+    /// The links; `None` in a store that never had any.
+    pub links: Option<LinksInfo>,
+}
+
+/// The links of a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinksInfo {
+    /// Keys that are linked to something.
+    pub keys: u64,
+    /// Pairs of a key and a value.
+    pub pairs: u64,
 }
 
 impl Info {
@@ -59,12 +85,18 @@ impl Info {
     }
 }
 
-/// A store: one HDF5 file with weights and checkpoints in it.
+/// A store: one HDF5 file with weights, checkpoints and links in it.
 ///
-/// Every changing call is one durable commit, unless it is made in a [`Store::transaction`]. A store that is dropped
-/// without [`Store::close`] is closed as well, but cannot say whether that worked.
+/// Every changing call is one durable commit, unless it is made in a [`Store::transaction`]. Changes of links are durable
+/// in a log beside the file, and come into the file in commits of their own. A store that is dropped without
+/// [`Store::close`] is closed as well, but cannot say whether that worked.
 #[derive(Debug)]
 pub struct Store {
+    // Dropped before the file below, into which the last links go.
+    links: OnceLock<CIDStore>,
+    links_options: LinksOptions,
+    /// Held while the links are opened, which happens once.
+    opening: Mutex<()>,
     weights: Hdf5Store,
 }
 
@@ -93,7 +125,7 @@ impl Store {
     ///
     /// As [`Store::open`].
     pub fn open_with(path: impl AsRef<Path>, options: Hdf5Options) -> Result<Self> {
-        Ok(Self { weights: Hdf5Store::open(path, options)? })
+        Ok(Self::of(Hdf5Store::open(path, options)?, LinksOptions::default()))
     }
 
     /// A store in memory, which goes with the value.
@@ -102,7 +134,18 @@ impl Store {
     ///
     /// What libhdf5 reports.
     pub fn memory() -> Result<Self> {
-        Ok(Self { weights: Hdf5Store::memory(Hdf5Options::default())? })
+        Ok(Self::of(Hdf5Store::memory(Hdf5Options::default())?, LinksOptions::new().log_bytes(1 << 20)))
+    }
+
+    fn of(weights: Hdf5Store, links_options: LinksOptions) -> Self {
+        Self { links: OnceLock::new(), links_options, opening: Mutex::default(), weights }
+    }
+
+    /// How the links are opened when [`Store::links`] is called for the first time.
+    #[must_use]
+    pub fn links_options(mut self, options: LinksOptions) -> Self {
+        self.links_options = options;
+        self
     }
 
     /// The weights: storing, loading, listing.
@@ -115,7 +158,40 @@ impl Store {
         Checkpoints::new(&self.weights)
     }
 
-    /// The file layer: commits, versions, rolling back, the HDF5 file itself.
+    /// The links: ids to sets of ids. They are opened by the first call, which recovers what a crash left in their log;
+    /// a store that is used only for weights never touches them.
+    ///
+    /// Their changes are durable by themselves and no part of a [`Store::transaction`]. In the closure of one, links may be
+    /// read but not changed: room in their log is made by a commit, which would wait for the transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`links::Error::Damaged`], [`links::Error::DamagedLog`], [`links::Error::ForeignLog`]: see
+    /// [`CIDStore::with_storage`].
+    pub fn links(&self) -> Result<&CIDStore> {
+        if let Some(links) = self.links.get() {
+            return Ok(links);
+        }
+        // What the lock guards is in `links`, and is whole there or absent.
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(links) = self.links.get() {
+            return Ok(links);
+        }
+        let opened = CIDStore::with_storage(self.weights.storage().clone(), self.links_options.clone())?;
+        Ok(self.links.get_or_init(|| opened))
+    }
+
+    /// Whether the store has links, or had some.
+    ///
+    /// # Errors
+    ///
+    /// What the file layer reports.
+    pub fn has_links(&self) -> Result<bool> {
+        Ok(self.storage().contains(LINKS)?)
+    }
+
+    /// The file layer: commits, versions, the HDF5 file itself. To go back to a version use [`Store::rollback`], which
+    /// knows of the links.
     pub fn storage(&self) -> &Storage {
         self.weights.storage()
     }
@@ -128,7 +204,7 @@ impl Store {
     /// let store = Store::memory()?;
     /// let failed = store.transaction(|tx| {
     ///     tx.store(&WeightTensor::new("w", vec![2], Dtype::U8, vec![1, 2])?, None)?;
-    ///     Err::<(), corallite::Error>(corallite::Error::Cancelled)
+    ///     Err::<(), corallite::Error>(corallite::weights::Error::Cancelled.into())
     /// });
     /// assert!(failed.is_err() && store.weights().list_weights()?.is_empty());
     /// # Ok::<(), corallite::Error>(())
@@ -141,15 +217,63 @@ impl Store {
         &self,
         change: impl FnOnce(&Transaction<'_>) -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
-        self.weights.transaction(|weights| change(&Transaction { weights }))
+        let outcome = self.weights.transaction(|weights| change(&Transaction { weights }).map_err(Failed::Change));
+        outcome.map_err(|failed| match failed {
+            Failed::Change(error) => error,
+            Failed::Commit(error) => error.into(),
+        })
+    }
+
+    /// Makes the state of an earlier commit the newest one, links included; see [`Storage::rollback_to_version`]. Links
+    /// that are only in the log come into the file first, as a commit that can be rolled back to. Returns the number of the
+    /// new commit.
+    ///
+    /// # Errors
+    ///
+    /// [`file::Error::NoSuchCommit`] when `version` is not kept, and those of [`Store::links`] and
+    /// [`CIDStore::close`]; the store is then as it was.
+    pub fn rollback(&mut self, version: CommitNumber) -> Result<CommitNumber> {
+        if self.links.get().is_none() && self.has_log()? {
+            self.links()?;
+        }
+        if let Some(links) = self.links.take() {
+            links.close()?;
+        }
+        if self.has_log()? {
+            // With its records the state that is to come back would go on to the one that was rolled back.
+            let problem = "its links' log is still in use; drop every `Wal` of it before a rollback".to_owned();
+            return Err(file::Error::Usage { path: self.storage().path().to_owned(), problem }.into());
+        }
+        Ok(self.storage().rollback_to_version(version)?)
+    }
+
+    /// Whether a log of links lies beside the file.
+    fn has_log(&self) -> Result<bool> {
+        let (disk, path) = (self.storage().disk(), self.storage().path());
+        let failed = |source| file::Error::Io { action: "look for the log of", path: path.to_owned(), source };
+        let mut name = disk.resolve(path).map_err(failed)?.into_os_string();
+        name.push("-wal");
+        match disk.open(name.as_ref(), Access::Read) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(failed(error).into()),
+        }
     }
 
     /// What the store holds. Looks at every weight's metadata.
     ///
     /// # Errors
     ///
-    /// [`Error::Damaged`] or [`Error::DamagedCheckpoint`] when a record is.
+    /// [`weights::Error::Damaged`] or [`weights::Error::DamagedCheckpoint`] when a record is, and those of
+    /// [`Store::links`].
     pub fn info(&self) -> Result<Info> {
+        let links = match self.has_links()? {
+            true => {
+                let found = self.links()?.statistics()?;
+                Some(LinksInfo { keys: found.keys, pairs: found.pairs })
+            }
+            false => None,
+        };
         let sizes = self.weights.sizes()?;
         let checkpoints = self.checkpoints().list()?;
         let needed = self.weights.needed_by_checkpoints()?;
@@ -160,6 +284,7 @@ impl Store {
             logical_bytes: loose + checkpoints.iter().map(|checkpoint| checkpoint.logical_bytes).sum::<u64>(),
             stored_bytes: sizes.values().map(|(_, stored)| stored).sum(),
             file_bytes: self.weights.file_bytes()?,
+            links,
         })
     }
 
@@ -171,7 +296,28 @@ impl Store {
     pub fn verify(&self, watch: &dyn Watch) -> Result<Verification> {
         let mut found = self.weights.verify(watch)?;
         found.damaged.extend(self.checkpoints().verify()?);
+        found.damaged.extend(self.verify_links()?.into_iter().map(|problem| Damage {
+            kind: "links",
+            name: self.storage().path().display().to_string(),
+            label: None,
+            problem,
+        }));
         Ok(found)
+    }
+
+    fn verify_links(&self) -> Result<Vec<String>> {
+        use links::Error as Bad;
+        // A log without links in the file belongs to something else, which the opening says.
+        if !self.has_links()? && !self.has_log()? {
+            return Ok(Vec::new());
+        }
+        match self.links() {
+            Ok(links) => Ok(links.verify()?),
+            Err(Error::Links(
+                error @ (Bad::Damaged { .. } | Bad::DamagedLog { .. } | Bad::ForeignLog { .. } | Bad::NotALog { .. }),
+            )) => Ok(vec![error.to_string()]),
+            Err(error) => Err(error),
+        }
     }
 
     /// Frees the weights that only removed checkpoints needed; see [`Checkpoints::gc`].
@@ -180,16 +326,31 @@ impl Store {
     ///
     /// As [`Checkpoints::gc`].
     pub fn gc(&self) -> Result<GcReport> {
-        self.checkpoints().gc(&Unwatched)
+        Ok(self.checkpoints().gc(&Unwatched)?)
     }
 
-    /// Closes the store: the file then stands alone.
+    /// Closes the store: the file then stands alone. A log that a crash left beside it stays if [`Store::links`] was not
+    /// called; nothing in it is lost.
     ///
     /// # Errors
     ///
-    /// When what was pending could not be committed.
-    pub fn close(self) -> Result<()> {
-        self.weights.close()
+    /// When what was pending could not be committed. Links that could not stay in their log.
+    pub fn close(mut self) -> Result<()> {
+        let links = self.links.take().map_or(Ok(()), CIDStore::close);
+        let closed = self.weights.close();
+        links.map_err(Error::from).and(closed.map_err(Error::from))
+    }
+
+    /// Closes the store without committing what is pending of weights; links that were written come into the file. A file
+    /// that this opening created is removed if nothing was committed to it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::close`].
+    pub fn abandon(mut self) -> Result<()> {
+        let links = self.links.take().map_or(Ok(()), CIDStore::close);
+        let closed = self.storage().abandon();
+        links.map_err(Error::from).and(closed.map_err(Error::from))
     }
 }
 
@@ -206,7 +367,7 @@ impl Transaction<'_> {
     ///
     /// As [`WeightStore::store`].
     pub fn store(&self, weight: &WeightTensor, hash_key: Option<&WeightHash>) -> Result<WeightHash> {
-        self.weights.store(weight, hash_key)
+        Ok(self.weights.store(weight, hash_key)?)
     }
 
     /// Adds a model file; see [`Checkpoints::add`].
@@ -215,7 +376,7 @@ impl Transaction<'_> {
     ///
     /// As [`Checkpoints::add`].
     pub fn add_checkpoint(&self, name: &str, path: impl AsRef<Path>) -> Result<weights::Checkpoint> {
-        self.weights.add_checkpoint(name, &SafetensorsFile::open(path)?, &Unwatched)
+        Ok(self.weights.add_checkpoint(name, &SafetensorsFile::open(path)?, &Unwatched)?)
     }
 
     /// Removes a checkpoint; `false` when there was none of that name.
@@ -224,7 +385,7 @@ impl Transaction<'_> {
     ///
     /// What libhdf5 reports.
     pub fn remove_checkpoint(&self, name: &str) -> Result<bool> {
-        self.weights.remove_checkpoint(name)
+        Ok(self.weights.remove_checkpoint(name)?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `corallite add`: model files become checkpoints of a store.
 
 use std::collections::{BTreeSet, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::exit::{Exit, Failure};
 use crate::opened;
 use crate::output::Output;
+use crate::place;
 use crate::text::{Paint, Side, Table, bytes, counted, printable, speed};
 use crate::work::Work;
 
@@ -80,7 +81,7 @@ pub(crate) fn run(arguments: Arguments, output: &Output) -> Result<Exit, Failure
     for (name, path) in names.iter().zip(&arguments.files) {
         files.push((name.as_str(), SafetensorsFile::open(path).map_err(Failure::input)?));
     }
-    check_folder(&arguments.store)?;
+    place::check_folder(&arguments.store)?;
     work.show(output, "adding", files.iter().map(|(_, file)| file.header().data_len()).sum());
 
     let options = Hdf5Options::new().compression(arguments.compression);
@@ -117,18 +118,6 @@ fn names(arguments: &Arguments) -> Result<Vec<String>, Failure> {
         names.push(name.to_owned());
     }
     Ok(names)
-}
-
-/// A folder that is missing is more likely a typing error than one to be made.
-fn check_folder(store: &Path) -> Result<(), Failure> {
-    let folder = store.parent().filter(|folder| !folder.as_os_str().is_empty());
-    match folder {
-        Some(folder) if !folder.is_dir() => {
-            let sentence = format!("there is no folder {} to put the store in; create it first", folder.display());
-            Err(Failure::new(Exit::BadStore, sentence))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn add_all(store: &Store, files: &[(&str, SafetensorsFile)], work: &Work) -> Result<Vec<Added>, Failure> {
@@ -175,9 +164,10 @@ fn add_one(
 }
 
 fn stored_size(store: &Store, transaction: &WeightTransaction<'_>, key: &WeightHash) -> Result<u64, Failure> {
-    let dataset = transaction.file().dataset(&format!("weights/{key}")).map_err(|error| {
-        Failure::from(Error::File(store.storage().explain(&format!("open the new weight {key}"), &error)))
-    })?;
+    let dataset = transaction
+        .file()
+        .dataset(&format!("weights/{key}"))
+        .map_err(|error| Failure::from(store.storage().explain(&format!("open the new weight {key}"), &error)))?;
     Ok(dataset.storage_size())
 }
 
@@ -193,7 +183,7 @@ impl<'a> Known<'a> {
         let group = transaction
             .file()
             .group("weights")
-            .map_err(|error| Failure::from(Error::File(store.storage().explain("open /weights", &error))))?;
+            .map_err(|error| Failure::from(store.storage().explain("open /weights", &error)))?;
         Ok(Self { store, was_empty: group.is_empty(), added: HashSet::new() })
     }
 

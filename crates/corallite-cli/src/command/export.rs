@@ -1,6 +1,6 @@
 //! `corallite export`: a checkpoint's file again, byte for byte.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::exit::{Exit, Failure};
 use crate::opened;
 use crate::output::Output;
+use crate::place;
 use crate::text::{bytes, printable, speed};
 use crate::work::Work;
 
@@ -57,7 +58,7 @@ struct Report {
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failure> {
     let started = Instant::now();
     let mut work = Work::begin()?;
-    let target = target(&arguments.output)?;
+    let target = place::target(&arguments.output)?;
     let store = opened::to_read(&arguments.store)?;
     check_target(&target, &arguments.store, arguments.force)?;
     let checkpoint = store.checkpoints().get(&arguments.name)?;
@@ -84,29 +85,9 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
     Ok(Exit::Ok)
 }
 
-/// The file to write: what a symbolic link points to, so that the link is not what gets replaced.
-fn target(path: &Path) -> Result<PathBuf, Failure> {
-    let refuse = |problem: &str| {
-        Err(Failure::new(Exit::Io, format!("{} {problem}; give the path of a file to write", path.display())))
-    };
-    match fs::metadata(path) {
-        Ok(found) if found.is_dir() => refuse("is a folder"),
-        // Moving a file over a device or a pipe would replace that.
-        Ok(found) if !found.is_file() => refuse("is not a regular file"),
-        Ok(_) if path.is_symlink() => {
-            fs::canonicalize(path).map_err(|error| Failure::io(&path.display().to_string(), &error))
-        }
-        _ => Ok(path.to_owned()),
-    }
-}
-
 /// Refuses to write over the store, what lies beside it, or any other HDF5 file.
 fn check_target(target: &Path, store: &Path, force: bool) -> Result<(), Failure> {
-    let beside = ["", "-journal", "-wal"].map(|suffix| opened::beside(store, suffix));
-    if beside.iter().any(|path| same_file(path, target)) {
-        let sentence = format!("{} is the store itself; give another file to write", target.display());
-        return Err(Failure::new(Exit::Usage, sentence));
-    }
+    place::check_apart(target, store)?;
     let mut head = [0; 8];
     let is_hdf5 =
         File::open(target).and_then(|mut file| file.read_exact(&mut head)).is_ok() && head == *b"\x89HDF\r\n\x1a\n";
@@ -118,18 +99,4 @@ fn check_target(target: &Path, store: &Path, force: bool) -> Result<(), Failure>
         return Err(Failure::new(Exit::Usage, sentence));
     }
     Ok(())
-}
-
-/// Whether both paths lead to one file, or would.
-fn same_file(one: &Path, other: &Path) -> bool {
-    let place = |path: &Path| {
-        fs::canonicalize(path).ok().or_else(|| {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
-        })
-    };
-    match (place(one), place(other)) {
-        (Some(one), Some(other)) => one == other,
-        _ => false,
-    }
 }

@@ -22,13 +22,19 @@ Examples:
 /// Show how much a store holds and how much it saves
 ///
 /// Logical is what the model files take together, and the loose weights; stored is what the weights' data takes in
-/// the file, each once and compressed; file is the length of the store.
+/// the file, each once and compressed; file is the length of the store. Links are counted where there are any.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The store, an HDF5 file
     #[arg(value_name = "STORE")]
     store: PathBuf,
+}
+
+#[derive(Debug, Serialize)]
+struct Links {
+    keys: u64,
+    pairs: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -39,6 +45,8 @@ struct Report {
     logical_bytes: u64,
     stored_bytes: u64,
     file_bytes: u64,
+    /// `null` in a store that never had any.
+    links: Option<Links>,
     ratio: Option<f64>,
     commit: u64,
 }
@@ -46,7 +54,7 @@ struct Report {
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failure> {
     let store = opened::to_read(&arguments.store)?;
     let info = store.info()?;
-    let commit = store.storage().version().map_err(corallite::Error::File)?.0;
+    let commit = store.storage().version()?.0;
     store.close()?;
     let report = Report {
         store: arguments.store.display().to_string(),
@@ -55,6 +63,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
         logical_bytes: info.logical_bytes,
         stored_bytes: info.stored_bytes,
         file_bytes: info.file_bytes,
+        links: info.links.map(|links| Links { keys: links.keys, pairs: links.pairs }),
         ratio: info.ratio(),
         commit,
     };
@@ -78,6 +87,10 @@ fn render(report: &Report, paint: Paint) -> String {
     if let Some(ratio) = report.ratio {
         let share = 100.0 * report.stored_bytes as f64 / report.logical_bytes.max(1) as f64;
         let _ = writeln!(out, "  ratio   {ratio:>10.2}  {}", paint.dim(&format!("stored in {share:.1} % of the size")));
+    }
+    if let Some(links) = &report.links {
+        let what = if links.pairs == 1 { "pair" } else { "pairs" };
+        let _ = writeln!(out, "  links   {:>10}  {what} of {}", links.pairs, counted(links.keys, "key"));
     }
     out
 }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use corallite::Error;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
@@ -46,8 +45,8 @@ struct Report {
 
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failure> {
     let store = opened::to_read(&arguments.store)?;
-    let commits = store.storage().versions().map_err(Error::File)?;
-    let current = store.storage().version().map_err(Error::File)?.0;
+    let commits = store.storage().versions()?;
+    let current = store.storage().version()?.0;
     store.close()?;
     let commits = commits
         .into_iter()

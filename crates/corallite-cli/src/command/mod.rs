@@ -1,15 +1,22 @@
 //! The commands, one to a file.
 
 pub(crate) mod add;
+pub(crate) mod backup;
 pub(crate) mod completions;
 pub(crate) mod export;
 pub(crate) mod gc;
 pub(crate) mod info;
+pub(crate) mod link;
+pub(crate) mod links;
+pub(crate) mod load_links;
 pub(crate) mod log;
 pub(crate) mod ls;
+pub(crate) mod migrate;
+pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod rollback;
 pub(crate) mod show;
+pub(crate) mod unlink;
 pub(crate) mod verify;
 
 use crate::cli::Command;
@@ -29,6 +36,13 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<Exit, Failure> {
         Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Log(arguments) => log::run(&arguments, output),
         Command::Rollback(arguments) => rollback::run(&arguments, output),
+        Command::Link(arguments) => link::run(&arguments, output),
+        Command::Unlink(arguments) => unlink::run(&arguments, output),
+        Command::Links(arguments) => links::run(&arguments, output),
+        Command::LoadLinks(arguments) => load_links::run(&arguments, output),
+        Command::Migrate(arguments) => migrate::run(&arguments, output),
+        Command::Backup(arguments) => backup::run(&arguments, output),
+        Command::Restore(arguments) => restore::run(&arguments, output),
         Command::Completions(arguments) => completions::run(&arguments, output),
     }
 }

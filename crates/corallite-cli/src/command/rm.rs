@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use corallite::Error;
+use corallite::weights::Error;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};

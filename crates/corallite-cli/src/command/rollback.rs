@@ -3,14 +3,17 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use corallite::Error;
-use corallite::file::CommitNumber;
+use corallite::file::{CommitNumber, Mode, Options};
+use corallite::weights::Hdf5Options;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
 use crate::opened;
 use crate::output::Output;
 use crate::text::printable;
+
+/// More commits than any command that changes a store keeps.
+const KEPT: usize = 16;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,7 +23,7 @@ Examples:
 /// Make the store what it was after an earlier commit
 ///
 /// That state becomes a new commit; the ones between stay in the log as long as they are kept, so a rollback can be
-/// rolled back too.
+/// rolled back too. Links are those of that commit; ones that a crash left in their log become a commit first.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -44,9 +47,10 @@ struct Report {
 
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failure> {
     let version = CommitNumber(arguments.version);
-    let commit = opened::to_change(&arguments.store, output, |store| {
-        Ok(store.storage().rollback_to_version(version).map_err(Error::File)?)
-    })?;
+    // Links that a crash left in their log become a commit first; it must not push out the one that is asked for.
+    let kept = Options::new().history(KEPT);
+    let options = Hdf5Options::new().mode(Mode::ReadWrite).storage(kept);
+    let commit = opened::with_options(&arguments.store, options, output, |store| Ok(store.rollback(version)?))?;
     let report = Report { store: arguments.store.display().to_string(), version: arguments.version, commit: commit.0 };
     output.done(&report, |_| {
         let store = printable(&report.store);

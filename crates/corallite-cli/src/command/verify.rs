@@ -22,7 +22,7 @@ Examples:
 
 /// Read everything and check every chunk and every hash
 ///
-/// Prints each damaged weight, delta and checkpoint on a line of its own and exits with 1 if there is any. Nothing is
+/// Prints each damaged weight, delta, checkpoint and part of the links on a line of its own and exits with 1 if there is any. Nothing is
 /// changed or repaired. A weight without a hash of its content, as other programs may write them, can be decoded but
 /// not checked, and is counted apart.
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Serialize)]
 struct Damaged {
-    /// `weight`, `delta`, `checkpoint` or `file`.
+    /// `weight`, `delta`, `checkpoint`, `links` or `file`.
     kind: &'static str,
     /// The key or name.
     key: String,

@@ -52,6 +52,11 @@ fn wrong_usage_is_2() {
         &["export", "models.h5", "base"],
         &["rollback", "models.h5", "yesterday"],
         &["completions", "no-shell"],
+        &["link", "models.h5", "key"],
+        &["links", "models.h5"],
+        &["load-links", "models.h5", "-", "--batch", "0"],
+        &["restore", "models.h5"],
+        &["backup", "models.h5", "models.h5"],
     ] {
         let done = bench.run(arguments);
         assert_eq!(done.code, Some(2), "{arguments:?}: {done:?}");

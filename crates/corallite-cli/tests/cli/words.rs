@@ -6,8 +6,26 @@ use corallite::weights::{Dtype, WeightTensor};
 
 use crate::bench::{Bench, Done};
 
-const COMMANDS: [&str; 11] =
-    ["add", "ls", "show", "export", "rm", "gc", "info", "verify", "log", "rollback", "completions"];
+const COMMANDS: [&str; 18] = [
+    "add",
+    "ls",
+    "show",
+    "export",
+    "rm",
+    "gc",
+    "info",
+    "verify",
+    "log",
+    "rollback",
+    "link",
+    "unlink",
+    "links",
+    "load-links",
+    "migrate",
+    "backup",
+    "restore",
+    "completions",
+];
 
 #[test]
 fn the_help_teaches_every_command_and_exit_code() {
@@ -56,6 +74,12 @@ fn quiet_prints_only_what_was_asked_for() {
     for arguments in [
         &["-q", "add", "models.h5", "base.safetensors"][..],
         &["export", "-q", "models.h5", "base", "-o", "out"],
+        &["link", "-q", "models.h5", "base", "apache-2.0"],
+        &["load-links", "models.h5", "-", "-q"],
+        &["backup", "models.h5", "backup.h5", "-q"],
+        &["restore", "backup.h5", "again.h5", "-q"],
+        &["unlink", "-q", "models.h5", "base"],
+        &["migrate", "-q", "models.h5"],
         &["rm", "models.h5", "base", "--quiet"],
         &["gc", "models.h5", "-q"],
     ] {

@@ -1,0 +1,59 @@
+//! Where a command writes a file, and where it must not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::exit::{Exit, Failure};
+use crate::opened;
+
+/// The file to write: what a symbolic link points to, so that the link is not what gets replaced.
+pub(crate) fn target(path: &Path) -> Result<PathBuf, Failure> {
+    let refuse = |problem: &str| {
+        Err(Failure::new(Exit::Io, format!("{} {problem}; give the path of a file to write", path.display())))
+    };
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => refuse("is a folder"),
+        // Moving a file over a device or a pipe would replace that.
+        Ok(found) if !found.is_file() => refuse("is not a regular file"),
+        Ok(_) if path.is_symlink() => {
+            fs::canonicalize(path).map_err(|error| Failure::io(&path.display().to_string(), &error))
+        }
+        _ => Ok(path.to_owned()),
+    }
+}
+
+/// Whether both paths lead to one file, or would.
+fn same_file(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| {
+        fs::canonicalize(path).ok().or_else(|| {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
+        })
+    };
+    match (place(one), place(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => false,
+    }
+}
+
+/// A folder that is missing is more likely a typing error than one to be made.
+pub(crate) fn check_folder(store: &Path) -> Result<(), Failure> {
+    let folder = store.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => {
+            let sentence = format!("there is no folder {} to put the store in; create it first", folder.display());
+            Err(Failure::new(Exit::BadStore, sentence))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses to write over a store that is read, or over what belongs to it.
+pub(crate) fn check_apart(target: &Path, store: &Path) -> Result<(), Failure> {
+    let beside = ["", "-journal", "-wal"].map(|suffix| opened::beside(store, suffix));
+    if beside.iter().any(|path| same_file(path, target)) {
+        let sentence = format!("{} is the store itself; give another file to write", target.display());
+        return Err(Failure::new(Exit::Usage, sentence));
+    }
+    Ok(())
+}
