@@ -29,7 +29,7 @@ use crate::hot::Hot;
 use crate::image::{Image, directory_sum};
 use crate::set;
 use crate::source::Source;
-use crate::wal::Position;
+use crate::wal::{Lsn, Position, Wal};
 
 /// Directory entries up to which one partition's directory is an attribute.
 const ATTRIBUTE_ENTRIES: usize = 256;
@@ -109,6 +109,7 @@ pub(crate) struct Checkpoint<'a> {
     pub(crate) storage: &'a Storage,
     pub(crate) identity: Identity,
     pub(crate) fold: Fold,
+    pub(crate) log: Option<&'a Wal>,
 }
 
 /// The datasets of one commit.
@@ -306,6 +307,13 @@ impl Checkpoint<'_> {
             }
         }
         let mut ordered: Vec<PartitionRecord> = records.into_values().collect();
+        // Batches since `position` may be in some partitions here and not in others. Unless the log has them, a power loss
+        // would leave halves of them, and their records' numbers would be given to others.
+        let newest = ordered.iter().map(|record| Lsn(record.applied.get())).max().unwrap_or_default();
+        let newest = newest.min(self.writer.lock().applied);
+        if let Some(log) = self.log.filter(|_| newest > position.lsn) {
+            log.secure(newest)?;
+        }
         ordered.sort_by_key(|record| record.prefix.get() << (64 - u32::from(record.skip)).min(63));
         let nodes = output.groups.nodes.clone();
         if !run.is_empty() {

@@ -138,13 +138,15 @@ impl Shared {
     /// A checkpoint of what was committed before `turn` was taken, which is given back as soon as that is noted.
     fn write_checkpoint<T>(&self, _one: &MutexGuard<'_, ()>, turn: T, fold: Fold) -> Result<CheckpointReport> {
         self.check_writable()?;
-        let position = self.log().map_or_else(|| *self.log_start.lock(), |log| log.position());
+        let log = self.log();
+        let position = log.as_ref().map_or_else(|| *self.log_start.lock(), |log| log.position());
         let checkpoint = Checkpoint {
             engine: &self.engine,
             writer: &self.writer,
             storage: &self.storage,
             identity: self.identity,
             fold,
+            log: log.as_deref(),
         };
         let outcome = checkpoint.run(|_| {
             drop(turn);
