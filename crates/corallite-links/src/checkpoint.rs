@@ -17,7 +17,7 @@ use twox_hash::XxHash3_64;
 use zerocopy::IntoBytes;
 
 use crate::arena::{Arena, OutOfMemory};
-use crate::bucket;
+use crate::bucket::{self, Home};
 use crate::change::Change;
 use crate::engine::{Engine, PARTITION_BUCKETS, Writer};
 use crate::error::{Error, Result};
@@ -406,13 +406,12 @@ impl Checkpoint<'_> {
     fn fold_one(
         &self,
         base: PartitionRecord,
-        image: Image,
+        mut image: Image,
         directories: &mut BTreeMap<u32, Vec<u32>>,
         output: &mut Output<'_>,
     ) -> Result<PartitionRecord> {
         let id = base.id.get();
-        output.put_image(id, &image)?;
-        let record = PartitionRecord {
+        let mut record = PartitionRecord {
             directory_bits: image.directory.len().ilog2() as u8,
             slices_count: 0,
             slices: [SliceRecord::default(); format::SLICES],
@@ -423,6 +422,12 @@ impl Checkpoint<'_> {
             directory_sum: directory_sum(&image.directory).into(),
             ..base
         };
+        let name = record.name_image();
+        record.image = name.into();
+        for (bytes, index) in image.buckets.as_chunks_mut().0.iter_mut().zip(0..) {
+            bucket::seal(bytes, Home::new(name, index));
+        }
+        output.put_image(id, &image)?;
         directories.insert(id, image.directory);
         Ok(record)
     }

@@ -742,7 +742,7 @@ impl Hot {
         keys
     }
 
-    /// The partition as it goes into the file.
+    /// The partition as it goes into the file, its buckets still to be sealed.
     pub(crate) fn to_image(&self, memory: &Memory) -> Image {
         let heads = self.heads(memory);
         let mut numbers: HashMap<u32, u32> = HashMap::with_capacity(heads.len());
@@ -768,7 +768,6 @@ impl Hot {
             let live = memory.bucket(*index);
             let next = bucket::next(live);
             live.store(if next == 0 { 0 } else { number_of(next) }, out);
-            let mut moved = false;
             bucket::for_each(live, |Hit { slot, inline }| {
                 if !inline {
                     let set = memory.set(bucket::value(live, slot).low());
@@ -777,12 +776,8 @@ impl Hot {
                     let unit = (sets.len() / set::UNIT) as u64;
                     let checksum = set::encode(&values, &mut sets);
                     bucket::set_stored_value(out, slot, E::from_parts(checksum, unit));
-                    moved = true;
                 }
             });
-            if moved {
-                bucket::seal(out);
-            }
         }
         Image { directory, buckets, sets, keys: self.keys, pairs: self.pairs }
     }
