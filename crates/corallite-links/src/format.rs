@@ -149,6 +149,15 @@ pub(crate) struct PartitionRecord {
 const _: () = assert!(size_of::<PartitionRecord>() == 136);
 
 impl PartitionRecord {
+    /// Whether there can be so many keys and pairs in these buckets and sets.
+    pub(crate) fn counts_are_possible(&self) -> bool {
+        /// Value sets of a partition together, in units: far more than any disk holds.
+        const MOST_UNITS: u64 = 1 << 40;
+        let cells = u64::from(self.buckets.get()) * crate::bucket::CELLS as u64;
+        let units = self.set_units.get();
+        units <= MOST_UNITS && self.pairs.get() <= cells + units && self.keys.get() <= self.pairs.get()
+    }
+
     /// What names an image: equal for two only when they hold the same changes of the same hashes in the same buckets.
     pub(crate) fn name_image(&self) -> u64 {
         let (id, skip, prefix, applied) = (self.id.get(), self.skip, self.prefix.get(), self.applied.get());

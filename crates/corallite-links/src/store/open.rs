@@ -247,6 +247,9 @@ fn check_partitions(path: &Path, contents: &Contents) -> Result<()> {
     let damaged = |record: &PartitionRecord, problem: &str| {
         Err(Error::damaged(path, format!("/nodes/partitions, partition {:08x}", record.id.get()), problem))
     };
+    if contents.state.next_run.get() > u32::MAX / 2 {
+        return Err(Error::damaged(path, "/nodes/links", "its numbers are out of range"));
+    }
     let mut expected: u128 = 0;
     let mut ids = std::collections::HashSet::new();
     for record in &contents.partitions {
@@ -256,6 +259,7 @@ fn check_partitions(path: &Path, contents: &Contents) -> Result<()> {
             || !ids.insert(record.id.get())
             || u32::from(record.directory_bits) > crate::arena::DIRECTORY_BITS
             || usize::from(record.slices_count) > crate::format::SLICES
+            || !record.counts_are_possible()
         {
             return damaged(record, "its numbers are out of range");
         }
