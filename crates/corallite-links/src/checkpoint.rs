@@ -205,7 +205,11 @@ impl Checkpoint<'_> {
         match outcome {
             Ok(done) => {
                 let mut report = done.report;
-                self.settle(done)?;
+                // The file has gone on, and the books have not: another checkpoint would store what they say.
+                self.settle(done).map_err(|error| Error::Poisoned {
+                    path: self.engine.path().to_owned(),
+                    cause: format!("what a checkpoint wrote cannot be read ({error})"),
+                })?;
                 report.duration = begun.elapsed();
                 Ok((report, position))
             }

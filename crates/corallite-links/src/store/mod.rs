@@ -106,13 +106,14 @@ impl Shared {
 
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_open()?;
+        // Before the other question: a file that failed is not open for writing any more either.
+        if let Some(cause) = &*self.failure.lock() {
+            return Err(Error::Poisoned { path: self.path.clone(), cause: cause.clone() });
+        }
         if !self.is_writable() {
             return Err(Error::ReadOnly { path: self.path.clone() });
         }
-        match &*self.failure.lock() {
-            Some(cause) => Err(Error::Poisoned { path: self.path.clone(), cause: cause.clone() }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// From now on nothing is written.
@@ -164,6 +165,9 @@ impl Shared {
             }
             Err(error) => {
                 self.metrics.checkpoint_failed();
+                if !self.is_writable() || matches!(error, Error::Poisoned { .. }) {
+                    self.fail(&error);
+                }
                 Err(error)
             }
         }
