@@ -16,6 +16,7 @@ fn main() -> std::io::Result<()> {
         ("filters", filters()?),
         ("journal", journal()),
         ("store_file", store()),
+        ("links_log", links_log()),
     ] {
         let folder = corpus.join(target);
         std::fs::create_dir_all(&folder)?;
@@ -137,5 +138,30 @@ fn store() -> Seeds {
         ("object-header-changed", edit(0, 100, &[6, 0xff, 0xff, 0, 0, 1, 1])),
         ("a-page-copied-over-another", edit(3, 0x2000, &[0, 0x10, 0, 0, 0, 0x10])),
         ("bytes-inserted", edit(5, 0x1800, &[0, 8, 0])),
+    ]
+}
+
+fn links_log() -> Seeds {
+    use corallite_fuzz::links_log::flags::{FORGED, HINT, MACS, RAW, SALVAGE, WRITE};
+    let edit = |kind: u8, at: u32, rest: &[u8]| [&[kind | 0x80], at.to_le_bytes().as_slice(), rest].concat();
+    let field = |slot: u8, field: u8, value: u64| [&[0, slot, field], value.to_le_bytes().as_slice()].concat();
+    let with = |how: u8, edits: &[u8]| [&[how], edits].concat();
+    vec![
+        ("intact", with(0, &[])),
+        ("intact-from-its-hint", with(HINT, &[])),
+        ("intact-and-written-on", with(WRITE, &[])),
+        ("empty", with(RAW, &[])),
+        ("not-hdf5", with(RAW, b"something else")),
+        ("cut", with(WRITE, &edit(2, 0x3000, &[]))),
+        ("a-bit-flipped", with(WRITE, &edit(1, 0x10c94, &[0x10]))),
+        ("a-bit-flipped-and-given-up", with(WRITE | SALVAGE, &edit(1, 0x10c94, &[0x10]))),
+        ("forged-capacity", with(FORGED, &field(0, 1, u64::MAX / 64))),
+        ("forged-region", with(FORGED | WRITE, &field(0, 2, 4096))),
+        ("forged-first-record", with(FORGED, &field(0, 3, u64::MAX))),
+        ("forged-hint", with(FORGED | HINT | WRITE, &field(0, 4, 1 << 61))),
+        ("forged-operation", with(FORGED | MACS | WRITE, &field(60, 5, 0x17))),
+        ("forged-number", with(FORGED | MACS | WRITE, &field(60, 7, u64::MAX))),
+        ("forged-count", with(FORGED | MACS, &field(2, 9, u64::MAX))),
+        ("forged-content-without-the-key", with(FORGED | WRITE, &field(60, 8, 1))),
     ]
 }

@@ -6,5 +6,6 @@
 pub mod filters;
 pub mod input;
 pub mod journal;
+pub mod links_log;
 pub mod store;
 pub mod tensors;

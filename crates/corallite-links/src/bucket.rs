@@ -3,7 +3,7 @@
 //! | words | what |
 //! |---|---|
 //! | 0 | version (32 bits), overflow bits of the 15 groups (16), depth (8), cells in use (8) |
-//! | 1 | overflow bucket (32), in a file the CRC-32C of the bucket (32) |
+//! | 1 | overflow bucket (32), in a file the CRC-32C of [`Home`] and the bucket (32) |
 //! | 2–16 | one tag a cell: 0 empty, else seven bits of the hash, and the top bit for a value that lies in the cell |
 //! | 17–31 | one state a cell: a [`StateMask`] of used, spilled, and the value's place in the order (two bits) |
 //! | 32–511 | cells: key high, key low, value high, value low |
@@ -369,7 +369,7 @@ impl Live<'_> {
         }
     }
 
-    /// Copies the bucket as it goes into a file, with `next` as the overflow bucket's number there. Unused cells are
+    /// Copies the bucket as it goes into a file, still to be sealed, with `next` as the overflow bucket's number there. Unused cells are
     /// zero, so that equal links give equal files.
     pub(crate) fn store(self, next: u32, out: &mut [u8; BYTES]) {
         for (index, word) in out.chunks_exact_mut(8).enumerate() {
@@ -382,7 +382,6 @@ impl Live<'_> {
             }
         }
         out[8..12].copy_from_slice(&next.to_le_bytes());
-        seal(out);
     }
 }
 
@@ -393,11 +392,26 @@ pub(crate) fn set_stored_value(out: &mut [u8; BYTES], slot: usize, value: E) {
     out[start + 8..start + 16].copy_from_slice(&value.low().to_le_bytes());
 }
 
+/// Where a bucket belongs: the image, and its number there. Its checksum begins with it, so that a sound bucket in the
+/// place of another one, or an older one, is noticed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Home(u32);
+
+impl Home {
+    pub(crate) fn new(image: u64, index: u32) -> Self {
+        Self(crc32c::crc32c_append(crc32c::crc32c(&image.to_le_bytes()), &index.to_le_bytes()))
+    }
+}
+
+fn checksum(bytes: &[u8; BYTES], home: Home) -> [u8; 4] {
+    let before = crc32c::crc32c_append(home.0, &bytes[..12]);
+    crc32c::crc32c_append(crc32c::crc32c_append(before, &[0; 4]), &bytes[16..]).to_le_bytes()
+}
+
 /// Writes the checksum of a bucket on its way into a file.
-pub(crate) fn seal(out: &mut [u8; BYTES]) {
-    out[12..16].fill(0);
-    let sum = crc32c::crc32c(out);
-    out[12..16].copy_from_slice(&sum.to_le_bytes());
+pub(crate) fn seal(out: &mut [u8; BYTES], home: Home) {
+    let sum = checksum(out, home);
+    out[12..16].copy_from_slice(&sum);
 }
 
 /// What reading a bucket of a file found.
@@ -410,8 +424,8 @@ pub(crate) enum Checked {
 }
 
 /// Checks a bucket read from a file, and corrects what its states allow.
-pub(crate) fn check(bytes: &mut [u8; BYTES]) -> Checked {
-    if is_intact(bytes) {
+pub(crate) fn check(bytes: &mut [u8; BYTES], home: Home) -> Checked {
+    if is_intact(bytes, home) {
         return Checked::Intact;
     }
     let mut corrected = 0;
@@ -426,13 +440,12 @@ pub(crate) fn check(bytes: &mut [u8; BYTES]) -> Checked {
             corrected += 1;
         }
     }
-    if corrected > 0 && is_intact(bytes) { Checked::Corrected(corrected) } else { Checked::Damaged }
+    if corrected > 0 && is_intact(bytes, home) { Checked::Corrected(corrected) } else { Checked::Damaged }
 }
 
 /// Whether the checksum of a bucket read from a file agrees.
-pub(crate) fn is_intact(bytes: &[u8; BYTES]) -> bool {
-    let sum = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &[0; 4]), &bytes[16..]);
-    bytes[12..16] == sum.to_le_bytes()
+pub(crate) fn is_intact(bytes: &[u8; BYTES], home: Home) -> bool {
+    bytes[12..16] == checksum(bytes, home)
 }
 
 #[cfg(test)]
@@ -480,12 +493,17 @@ mod tests {
         }
         let mut stored = [0; BYTES];
         bucket.store(0, &mut stored);
-        assert_eq!(check(&mut stored.clone()), Checked::Intact);
+        let home = Home::new(7, 8);
+        seal(&mut stored, home);
+        assert_eq!(check(&mut stored.clone(), home), Checked::Intact);
+        for elsewhere in [Home::new(7, 9), Home::new(6, 8)] {
+            assert_eq!(check(&mut stored.clone(), elsewhere), Checked::Damaged);
+        }
         for bit in 0..BYTES * 8 {
             let mut flipped = stored;
             flipped[bit / 8] ^= 1 << (bit % 8);
             let in_used_state = (STATES * 8..FIRST_CELL * 8).contains(&(bit / 8)) && stored[bit / 8] != 0;
-            match check(&mut flipped) {
+            match check(&mut flipped, home) {
                 Checked::Corrected(1) => assert_eq!(flipped, stored, "bit {bit}"),
                 Checked::Damaged => assert!(!in_used_state, "bit {bit}"),
                 other => panic!("bit {bit}: {other:?}"),

@@ -17,7 +17,7 @@ use twox_hash::XxHash3_64;
 use zerocopy::IntoBytes;
 
 use crate::arena::{Arena, OutOfMemory};
-use crate::bucket;
+use crate::bucket::{self, Home};
 use crate::change::Change;
 use crate::engine::{Engine, Writer};
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ use crate::hot::Hot;
 use crate::image::{Image, directory_sum};
 use crate::set;
 use crate::source::Source;
-use crate::wal::Position;
+use crate::wal::{Lsn, Position, Wal};
 
 /// Directory entries up to which one partition's directory is an attribute.
 const ATTRIBUTE_ENTRIES: usize = 256;
@@ -111,6 +111,7 @@ pub(crate) struct Checkpoint<'a> {
     pub(crate) storage: &'a Storage,
     pub(crate) identity: Identity,
     pub(crate) fold: Fold,
+    pub(crate) log: Option<&'a Wal>,
 }
 
 /// The datasets of one commit.
@@ -210,7 +211,11 @@ impl Checkpoint<'_> {
         match outcome {
             Ok(done) => {
                 let mut report = done.report;
-                self.settle(done)?;
+                // The file has gone on, and the books have not: another checkpoint would store what they say.
+                self.settle(done).map_err(|error| Error::Poisoned {
+                    path: self.engine.path().to_owned(),
+                    cause: format!("what a checkpoint wrote cannot be read ({error})"),
+                })?;
                 report.duration = begun.elapsed();
                 Ok((report, position))
             }
@@ -320,6 +325,13 @@ impl Checkpoint<'_> {
             }
         }
         let mut ordered: Vec<PartitionRecord> = records.into_values().collect();
+        // Batches since `position` may be in some partitions here and not in others. Unless the log has them, a power loss
+        // would leave halves of them, and their records' numbers would be given to others.
+        let newest = ordered.iter().map(|record| Lsn(record.applied.get())).max().unwrap_or_default();
+        let newest = newest.min(self.writer.lock().applied);
+        if let Some(log) = self.log.filter(|_| newest > position.lsn) {
+            log.secure(newest)?;
+        }
         ordered.sort_by_key(|record| record.prefix.get() << (64 - u32::from(record.skip)).min(63));
         let nodes = output.groups.nodes.clone();
         if !run.is_empty() {
@@ -413,13 +425,12 @@ impl Checkpoint<'_> {
     fn fold_one(
         &self,
         base: PartitionRecord,
-        image: Image,
+        mut image: Image,
         directories: &mut BTreeMap<u32, Vec<u32>>,
         output: &mut Output<'_>,
     ) -> Result<PartitionRecord> {
         let id = base.id.get();
-        output.put_image(id, &image)?;
-        let record = PartitionRecord {
+        let mut record = PartitionRecord {
             directory_bits: image.directory.len().ilog2() as u8,
             slices_count: 0,
             slices: [SliceRecord::default(); format::SLICES],
@@ -430,6 +441,12 @@ impl Checkpoint<'_> {
             directory_sum: directory_sum(&image.directory).into(),
             ..base
         };
+        let name = record.name_image();
+        record.image = name.into();
+        for (bytes, index) in image.buckets.as_chunks_mut().0.iter_mut().zip(0..) {
+            bucket::seal(bytes, Home::new(name, index));
+        }
+        output.put_image(id, &image)?;
         directories.insert(id, image.directory);
         Ok(record)
     }

@@ -141,11 +141,30 @@ pub(crate) struct PartitionRecord {
     pub(crate) directory_start: U32,
     pub(crate) set_units: U64,
     pub(crate) directory_sum: U64,
-    pub(crate) unused: U64,
+    /// Names the image; the checksums of its buckets begin with it.
+    pub(crate) image: U64,
     pub(crate) slices: [SliceRecord; SLICES],
 }
 
 const _: () = assert!(size_of::<PartitionRecord>() == 136);
+
+impl PartitionRecord {
+    /// Whether there can be so many keys and pairs in these buckets and sets.
+    pub(crate) fn counts_are_possible(&self) -> bool {
+        /// Value sets of a partition together, in units: far more than any disk holds.
+        const MOST_UNITS: u64 = 1 << 40;
+        let cells = u64::from(self.buckets.get()) * crate::bucket::CELLS as u64;
+        let units = self.set_units.get();
+        units <= MOST_UNITS && self.pairs.get() <= cells + units && self.keys.get() <= self.pairs.get()
+    }
+
+    /// What names an image: equal for two only when they hold the same changes of the same hashes in the same buckets.
+    pub(crate) fn name_image(&self) -> u64 {
+        let (id, skip, prefix, applied) = (self.id.get(), self.skip, self.prefix.get(), self.applied.get());
+        let numbers = [u64::from(id) << 8 | u64::from(skip), prefix, applied, self.directory_sum.get()];
+        XxHash3_64::oneshot(numbers.map(U64::new).as_bytes())
+    }
+}
 
 /// A change in a run, and a deletion in the deletion log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -255,7 +274,7 @@ pub(crate) fn partition_type() -> TypeDescriptor {
         ("directory_start", U32_TYPE),
         ("set_units", U64_TYPE),
         ("directory_sum", U64_TYPE),
-        ("unused", U64_TYPE),
+        ("image", U64_TYPE),
         ("slices", array(slice, SLICES)),
     ])
 }

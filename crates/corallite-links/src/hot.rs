@@ -26,6 +26,7 @@ pub(crate) struct Hot {
     pub(crate) bits: u8,
     pub(crate) skip: u8,
     pub(crate) buckets: u32,
+    /// Counted from what the cells of the file say of themselves, which may be forged; so it never goes below zero.
     pub(crate) keys: u64,
     pub(crate) pairs: u64,
     pub(crate) set_units: u64,
@@ -274,7 +275,7 @@ impl Hot {
             head.begin();
             set.bury(index);
             head.end();
-            self.pairs -= 1;
+            self.pairs = self.pairs.saturating_sub(1);
             if old.tombstones > old.len / 2 {
                 // A set that cannot be made smaller for want of memory is still right.
                 let _ = self.compact_set(arena, &search, found);
@@ -291,8 +292,8 @@ impl Hot {
             memory.bucket(found.bucket).set_state(found.slot, hash, state);
         }
         head.end();
-        self.pairs -= 1;
-        self.keys -= u64::from(search.count == 1);
+        self.pairs = self.pairs.saturating_sub(1);
+        self.keys = self.keys.saturating_sub((search.count == 1).into());
         true
     }
 
@@ -321,8 +322,8 @@ impl Hot {
             head.end();
             removed += search.count as u64;
         }
-        self.pairs -= removed;
-        self.keys -= u64::from(removed > 0);
+        self.pairs = self.pairs.saturating_sub(removed);
+        self.keys = self.keys.saturating_sub((removed > 0).into());
         removed
     }
 
@@ -742,7 +743,7 @@ impl Hot {
         keys
     }
 
-    /// The partition as it goes into the file.
+    /// The partition as it goes into the file, its buckets still to be sealed.
     pub(crate) fn to_image(&self, memory: &Memory) -> Image {
         let heads = self.heads(memory);
         let mut numbers: HashMap<u32, u32> = HashMap::with_capacity(heads.len());
@@ -768,7 +769,6 @@ impl Hot {
             let live = memory.bucket(*index);
             let next = bucket::next(live);
             live.store(if next == 0 { 0 } else { number_of(next) }, out);
-            let mut moved = false;
             bucket::for_each(live, |Hit { slot, inline }| {
                 if !inline {
                     let set = memory.set(bucket::value(live, slot).low());
@@ -777,12 +777,8 @@ impl Hot {
                     let unit = (sets.len() / set::UNIT) as u64;
                     let checksum = set::encode(&values, &mut sets);
                     bucket::set_stored_value(out, slot, E::from_parts(checksum, unit));
-                    moved = true;
                 }
             });
-            if moved {
-                bucket::seal(out);
-            }
         }
         Image { directory, buckets, sets, keys: self.keys, pairs: self.pairs }
     }

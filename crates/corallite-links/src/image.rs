@@ -13,7 +13,7 @@ use twox_hash::XxHash3_64;
 
 use crate::E;
 use crate::arena::{Arena, DIRECTORY_BITS, OutOfMemory};
-use crate::bucket::{self, BYTES, Checked, Hit, Stored};
+use crate::bucket::{self, BYTES, Checked, Hit, Home, Stored};
 use crate::entry::MULTI_VALUE_THRESHOLD;
 use crate::hash::{Hash, Seed};
 use crate::hot::Hot;
@@ -90,6 +90,8 @@ pub(crate) type StoredEntry = (Vec<E>, Option<(E, SetHead)>, u32);
 pub(crate) struct StoredImage {
     pub(crate) id: u32,
     pub(crate) skip: u8,
+    /// What the checksums of its buckets begin with.
+    name: u64,
     bits: u32,
     directory: Vec<u32>,
     buckets: Bytes,
@@ -121,6 +123,7 @@ impl StoredImage {
         (id, skip): (u32, u8),
         directory: Vec<u32>,
         directory_checksum: u64,
+        name: u64,
         (buckets, sets): (Bytes, Bytes),
         corrections: Arc<AtomicU64>,
     ) -> Result<Self, Flaw> {
@@ -138,7 +141,7 @@ impl StoredImage {
         let bits = directory.len().ilog2();
         let checked = (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         let corrected = RwLock::default();
-        Ok(Self { id, skip, bits, directory, buckets, sets, checked, corrected, corrections })
+        Ok(Self { id, skip, name, bits, directory, buckets, sets, checked, corrected, corrections })
     }
 
     fn count(&self) -> u32 {
@@ -158,7 +161,8 @@ impl StoredImage {
         if self.checked[word].load(Ordering::Relaxed) & bit != 0 {
             return Ok(OneBucket::File(bytes));
         }
-        if bucket::is_intact(bytes) {
+        let home = Home::new(self.name, index);
+        if bucket::is_intact(bytes, home) {
             self.checked[word].fetch_or(bit, Ordering::Relaxed);
             return Ok(OneBucket::File(bytes));
         }
@@ -166,7 +170,7 @@ impl StoredImage {
             return Ok(OneBucket::Corrected(Arc::clone(corrected)));
         }
         let mut copy = *bytes;
-        match bucket::check(&mut copy) {
+        match bucket::check(&mut copy, home) {
             Checked::Intact => Ok(OneBucket::File(bytes)),
             Checked::Corrected(count) => {
                 let copy = Arc::new(copy);

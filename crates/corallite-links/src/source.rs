@@ -182,6 +182,7 @@ impl Source {
             (id, record.skip),
             directory,
             record.directory_sum.get(),
+            record.image.get(),
             (buckets, sets),
             Arc::clone(&self.corrections),
         )

@@ -4,12 +4,16 @@
 //! disk at many points. What a failure prints replays it: `CORALLITE_FAULT_SEED=<seed> cargo test -p corallite-links --test
 //! crash one_seed -- --ignored --nocapture`.
 
+#![allow(clippy::expect_used)] // the workspace lints exempt test functions, but not their helpers
+
 mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use common::scene::{self, Scene};
 use common::{Model, Outcome, Random, change, difference, expect, key};
 use corallite_file::{CrashImage, LossMode, Mode, Options, SimulatedDisk, Storage};
 use corallite_links::{CIDStore, Change, Durability, LinksOptions};
@@ -101,6 +105,48 @@ impl Recorded {
         Ok(Self { seed, disk, states, durable })
     }
 
+    /// Large batches beside checkpoints that the store's own thread writes, on partitions that are loaded or not.
+    fn beside_checkpoints(seed: u64) -> Outcome<Self> {
+        let mut random = Random::new(seed);
+        let mut model = divided().model.clone();
+        let disk = divided().disk();
+        let options = LinksOptions::new().memory(random.pick(&[16 << 20, 1 << 30])).log_bytes(64 << 10);
+        let file = Options::new().history(0);
+        let storage = Storage::on_disk(Arc::new(disk.clone()), path(), file);
+        let store = CIDStore::on_storage(storage, Mode::Append, options)?;
+        let (mut states, mut durable) = (vec![model.clone()], vec![0]);
+        // With few keys a change that is applied twice shows in the order of values.
+        let keys = random.pick(&[40, 3000]);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| -> Outcome {
+            // Partitions that are written whole leave time for batches between the one and the next.
+            let folding = scope.spawn(|| -> Outcome {
+                while !is_over.load(Ordering::Acquire) {
+                    store.migrate_directory()?;
+                }
+                Ok(())
+            });
+            let mut work = || -> Outcome {
+                for step in 1..=STEPS {
+                    let count = 1 + random.below(400);
+                    let changes: Vec<Change> = (0..count).map(|_| change(&mut random, keys)).collect();
+                    changes.iter().for_each(|change| _ = expect(&mut model, change));
+                    let is_durable = random.one_in(6);
+                    store.apply(&changes, if is_durable { Durability::Durable } else { Durability::Buffered })?;
+                    states.push(model.clone());
+                    durable.push(if is_durable { step } else { durable[step - 1] });
+                    disk.mark(step as u64);
+                }
+                Ok(())
+            };
+            let worked = work();
+            is_over.store(true, Ordering::Release);
+            worked.and(folding.join().map_err(|_| "the folding thread panicked")?)
+        })?;
+        drop(store);
+        Ok(Self { seed, disk, states, durable })
+    }
+
     fn check_cut(&self, cut: usize) -> Outcome {
         let mut random = Random::new(self.seed ^ cut as u64);
         for mode in LossMode::ALL {
@@ -127,21 +173,15 @@ impl Recorded {
         let changes: Vec<Change> = (0..50).map(|_| change(random, 300)).collect();
         changes.iter().for_each(|change| _ = expect(&mut model, change));
         store.apply(&changes, Durability::Durable)?;
-        disk.mark(1);
+        let acknowledged = disk.changes() as u64;
         if random.one_in(2) {
             store.close()?;
         } else {
             drop(store);
         }
         for _ in 0..2 {
-            let again = disk.crash(
-                random.below(disk.changes() as u64 + 1) as usize,
-                random.pick(&LossMode::ALL),
-                random.next(),
-            );
-            if again.last_mark != Some(1) {
-                continue;
-            }
+            let cut = acknowledged + random.below(disk.changes() as u64 + 1 - acknowledged);
+            let again = disk.crash(cut as usize, random.pick(&LossMode::ALL), random.next());
             let disk = SimulatedDisk::with_files(again.files);
             let store = open(&disk, Mode::Append, random).map_err(|error| format!("after a second loss: {error}"))?;
             if let Some(what) = difference(&store, &model)? {
@@ -164,14 +204,28 @@ impl Recorded {
     }
 }
 
+fn divided() -> &'static Scene {
+    static SCENE: OnceLock<Scene> = OnceLock::new();
+    SCENE.get_or_init(|| scene::divided().expect("a store can be made"))
+}
+
 fn violations(seeds: impl Iterator<Item = u64>, cuts: usize, each: usize) -> Vec<String> {
+    violations_of(Recorded::new, seeds, cuts, each)
+}
+
+fn violations_of(
+    work: impl Fn(u64) -> Outcome<Recorded>,
+    seeds: impl Iterator<Item = u64>,
+    cuts: usize,
+    each: usize,
+) -> Vec<String> {
     let mut found = Vec::new();
     let mut done = 0;
     for seed in seeds {
         if done >= cuts || found.len() >= 5 {
             break;
         }
-        match Recorded::new(seed) {
+        match work(seed) {
             Err(error) => found.push(format!("seed {seed}: {error}")),
             Ok(work) => {
                 let mut random = Random::new(seed);
@@ -193,6 +247,12 @@ fn setting(name: &str, default: usize) -> usize {
 #[test]
 fn an_acknowledged_write_survives_a_power_loss() {
     let found = violations(0.., 400, 20);
+    assert!(found.is_empty(), "{} violations:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn a_power_loss_beside_a_checkpoint_halves_no_batch_and_costs_none() {
+    let found = violations_of(Recorded::beside_checkpoints, 0.., setting("CORALLITE_CHECKPOINT_CUTS", 24), 6);
     assert!(found.is_empty(), "{} violations:\n{}", found.len(), found.join("\n"));
 }
 

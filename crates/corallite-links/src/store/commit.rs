@@ -169,22 +169,17 @@ impl Shared {
         }
     }
 
-    /// A checkpoint by whoever has the turn. One that is under way may be waiting for the turn, or has it behind itself.
+    /// A checkpoint by whoever has the turn. One that is under way gives way where it waits for the turn, or has it behind
+    /// itself.
     fn checkpoint_in_turn(&self) -> Result<()> {
         let Some(log) = self.log() else { return Ok(()) };
         let before = log.confirmed();
-        loop {
-            if let Some(one) = self.checkpointing.try_lock_for(std::time::Duration::from_millis(1)) {
-                if log.confirmed() != before {
-                    return Ok(());
-                }
-                return self.write_checkpoint(&one, (), Fold::Grown).map(drop);
-            }
-            if log.confirmed() != before {
-                return Ok(());
-            }
-            self.check_writable()?;
+        // Waited for without a limit: who comes back to the end of the queue is overtaken for ever by two others.
+        let one = self.checkpointing.lock();
+        if log.confirmed() != before {
+            return Ok(());
         }
+        self.write_checkpoint(&one, (), Fold::Grown).map(drop)
     }
 
     /// The log, created when it is first needed: with it the file gets the identity that the log refers to.

@@ -484,8 +484,9 @@ impl Engine {
             }
             let mut after = before.clone();
             cold.overlay.apply(hash, key, &mut after);
-            keys = keys + u64::from(!after.is_empty()) - u64::from(!before.is_empty());
-            pairs = pairs + after.len() as u64 - before.len() as u64;
+            // The file may say anything of how many there were.
+            keys = (keys + u64::from(!after.is_empty())).saturating_sub(u64::from(!before.is_empty()));
+            pairs = (pairs + after.len() as u64).saturating_sub(before.len() as u64);
         }
         Ok((keys, pairs))
     }

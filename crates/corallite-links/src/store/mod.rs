@@ -116,13 +116,14 @@ impl Shared {
 
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_open()?;
+        // Before the other question: a file that failed is not open for writing any more either.
+        if let Some(cause) = &*self.failure.lock() {
+            return Err(Error::Poisoned { path: self.path.clone(), cause: cause.clone() });
+        }
         if !self.is_writable() {
             return Err(Error::ReadOnly { path: self.path.clone() });
         }
-        match &*self.failure.lock() {
-            Some(cause) => Err(Error::Poisoned { path: self.path.clone(), cause: cause.clone() }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// From now on nothing is written.
@@ -148,13 +149,15 @@ impl Shared {
     /// A checkpoint of what was committed before `turn` was taken, which is given back as soon as that is noted.
     fn write_checkpoint<T>(&self, _one: &MutexGuard<'_, ()>, turn: T, fold: Fold) -> Result<CheckpointReport> {
         self.check_writable()?;
-        let position = self.log().map_or_else(|| *self.log_start.lock(), |log| log.position());
+        let log = self.log();
+        let position = log.as_ref().map_or_else(|| *self.log_start.lock(), |log| log.position());
         let checkpoint = Checkpoint {
             engine: &self.engine,
             writer: &self.writer,
             storage: &self.storage,
             identity: self.identity,
             fold,
+            log: log.as_deref(),
         };
         let outcome = checkpoint.run(|_| {
             drop(turn);
@@ -172,6 +175,9 @@ impl Shared {
             }
             Err(error) => {
                 self.metrics.checkpoint_failed();
+                if !self.is_writable() || matches!(error, Error::Poisoned { .. }) {
+                    self.fail(&error);
+                }
                 Err(error)
             }
         }

@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::{Background, CIDStore, Shared};
 use crate::E;
 use crate::arena::TABLE_BITS;
-use crate::checkpoint::Identity;
+use crate::checkpoint::{Fold, Identity};
 use crate::engine::{Engine, Writer};
 use crate::error::{Error, Result};
 use crate::format::PartitionRecord;
@@ -200,7 +200,9 @@ impl Shared {
         let disk = Arc::clone(self.storage.disk());
         match disk.open(&self.log_path, Access::Read) {
             Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return self.check_end(start.lsn, "it is missing");
+            }
             Err(error) => return Err(Error::io("open", &self.log_path, error)),
         }
         if is_new {
@@ -232,9 +234,35 @@ impl Shared {
         drop(writer);
         self.metrics.replayed(&report);
         *self.recovered.lock() = Some(recovered);
-        *self.log_start.lock() = log.position();
+        let end = log.position();
+        *self.log_start.lock() = end;
         *self.log.write() = Some(Arc::new(log));
-        Ok(())
+        self.check_end(end.lsn, "it ends too early")
+    }
+
+    /// Checks that the log goes as far as the partitions. Where it does not, it was lost: some partitions hold batches of
+    /// which others do not have their part, and new records would get numbers that count as applied.
+    fn check_end(&self, end: Lsn, problem: &str) -> Result<()> {
+        let mut writer = self.writer.lock();
+        let records = writer.partitions.iter().flatten().filter_map(|owned| owned.record);
+        let applied = Lsn(records.map(|record| record.applied.get()).max().unwrap_or(0));
+        if applied <= end {
+            return Ok(());
+        }
+        if !self.options.salvage {
+            let (path, problem) = (self.log_path.clone(), problem.to_owned());
+            return Err(Error::DamagedLog { path, from: end, to: applied, offset: 0, problem });
+        }
+        for owned in writer.partitions.iter_mut().flatten() {
+            let Some(record) = &mut owned.record else { continue };
+            record.applied = record.applied.get().min(end.0).into();
+            if owned.hot.is_none() {
+                self.engine.partition(owned.id).cold.write().record = Some(*record);
+            }
+        }
+        drop(writer);
+        // The file must say so before the numbers are used again.
+        if self.is_writable() { self.checkpoint(Fold::Grown).map(drop) } else { Ok(()) }
     }
 }
 
@@ -251,6 +279,9 @@ fn check_partitions(path: &Path, contents: &Contents) -> Result<()> {
     let damaged = |record: &PartitionRecord, problem: &str| {
         Err(Error::damaged(path, format!("/nodes/partitions, partition {:08x}", record.id.get()), problem))
     };
+    if contents.state.next_run.get() > u32::MAX / 2 {
+        return Err(Error::damaged(path, "/nodes/links", "its numbers are out of range"));
+    }
     let mut expected: u128 = 0;
     let mut ids = std::collections::HashSet::new();
     for record in &contents.partitions {
@@ -260,6 +291,7 @@ fn check_partitions(path: &Path, contents: &Contents) -> Result<()> {
             || !ids.insert(record.id.get())
             || u32::from(record.directory_bits) > crate::arena::DIRECTORY_BITS
             || usize::from(record.slices_count) > crate::format::SLICES
+            || !record.counts_are_possible()
         {
             return damaged(record, "its numbers are out of range");
         }

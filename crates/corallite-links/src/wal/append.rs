@@ -254,6 +254,24 @@ impl Wal {
         self.sync()
     }
 
+    /// Waits until everything before `lsn` is written, which must have been prepared, and makes it durable.
+    pub(crate) fn secure(&self, lsn: Lsn) -> Result<()> {
+        loop {
+            let written = {
+                let state = self.state.lock();
+                self.check_poison(&state)?;
+                if state.durable >= lsn {
+                    return Ok(());
+                }
+                state.written.lsn
+            };
+            if written >= lsn {
+                return self.sync();
+            }
+            std::thread::sleep(std::time::Duration::from_micros(100));
+        }
+    }
+
     /// Zeroes the next 4 MiB of room that was never used, so that syncs there need not allocate; returns whether there
     /// is more. For a thread with nothing better to do: appends do not depend on it.
     ///

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
+pub mod scene;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 

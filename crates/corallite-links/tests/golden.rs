@@ -1,0 +1,121 @@
+//! Stores of every version of the links' layout that was ever released open and answer the same for ever.
+//!
+//! `links-v1/closed.h5` was closed cleanly. `links-v1/waiting.h5` was killed: its log has batches that the file does not.
+//! `cargo test -p corallite-links --test golden -- --ignored` writes new ones, which is done once for each new version, into
+//! a new folder.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{Model, Outcome, assert_same, expect, key};
+use corallite_file::Mode;
+use corallite_links::{CIDStore, Change, DeletionEntry, DirectoryForm, Durability, E, LinksOptions};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/links-v1")
+}
+
+fn options() -> LinksOptions {
+    LinksOptions::new().log_bytes(64 << 10).memory(16 << 20).background(false).seed([1, 2])
+}
+
+/// What is in the images, then in a run, then in the log of the store that was killed.
+fn history() -> [Vec<Change>; 3] {
+    let insert = |number: u64, value: u64| Change::insert(key(number), E::from_parts(value, !number));
+    let images = (0..150).flat_map(|number| {
+        let count = match number {
+            0 => 64,
+            1 => 65,
+            2 => 200,
+            _ => 1 + number % 6,
+        };
+        (0..count).map(move |value| insert(number, value))
+    });
+    let extremes = [E::MIN, E::MAX].map(|id| Change::insert(id, id));
+    let run =
+        [Change::delete(key(3)), Change::delete_value(key(2), E::from_parts(7, !2)), insert(2, 1000), insert(999, 1)];
+    let log = [insert(998, 1), Change::delete(key(4)), insert(3, 5), insert(0, 64)];
+    [images.chain(extremes).collect(), run.into(), log.into()]
+}
+
+fn model(parts: usize) -> Model {
+    let mut model = Model::new();
+    history()[..parts].iter().flatten().for_each(|change| _ = expect(&mut model, change));
+    model
+}
+
+fn check(store: &CIDStore, parts: usize) -> Outcome {
+    assert_same(store, &model(parts))?;
+    assert_eq!(store.verify()?, Vec::<String>::new());
+    assert_eq!(store.statistics()?.directory, Some(DirectoryForm::Attribute));
+    let deletions: Vec<DeletionEntry> = store.deletion_log().scan();
+    let expected: Vec<Change> = history()[..parts]
+        .concat()
+        .into_iter()
+        .filter(|change| *change != Change::insert(change.key, change.value))
+        .collect();
+    let found: Vec<(E, E)> = deletions.iter().map(|entry| (entry.key, entry.value)).collect();
+    assert_eq!(found, expected.iter().map(|change| (change.key, change.value)).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// Copies that may be written to.
+fn copies() -> Outcome<tempfile::TempDir> {
+    let directory = tempfile::tempdir()?;
+    for entry in std::fs::read_dir(folder())? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), directory.path().join(entry.file_name()))?;
+    }
+    Ok(directory)
+}
+
+#[test]
+fn a_version_1_store_is_read_and_written() -> Outcome {
+    let directory = copies()?;
+    let path = directory.path().join("closed.h5");
+    check(&CIDStore::open_read_only(&path)?, 2)?;
+    let store = CIDStore::open_with(&path, Mode::ReadWrite, options())?;
+    check(&store, 2)?;
+    store.apply(&history()[2], Durability::Durable)?;
+    store.compact()?;
+    store.close()?;
+    check(&CIDStore::open_read_only(&path)?, 3)
+}
+
+#[test]
+fn a_version_1_log_is_replayed() -> Outcome {
+    let directory = copies()?;
+    let path = directory.path().join("waiting.h5");
+    check(&CIDStore::open_read_only(&path)?, 3)?;
+    let store = CIDStore::open_with(&path, Mode::ReadWrite, options())?;
+    let recovered = store.recovered().unwrap();
+    assert_eq!((recovered.batches, recovered.records, recovered.dropped), (2, 4, 0));
+    check(&store, 3)?;
+    store.close()?;
+    assert!(!directory.path().join("waiting.h5-wal").exists());
+    check(&CIDStore::open_read_only(&path)?, 3)
+}
+
+#[test]
+#[ignore = "writes the golden files of the present version"]
+fn write_golden_files() -> Outcome {
+    std::fs::create_dir_all(folder())?;
+    let scratch = tempfile::tempdir()?;
+    let path = scratch.path().join("waiting.h5");
+    let [images, run, log] = history();
+    let store = CIDStore::open_with(&path, Mode::Append, options())?;
+    store.apply(&images, Durability::Durable)?;
+    store.checkpoint()?;
+    store.apply(&run, Durability::Durable)?;
+    store.close()?;
+    std::fs::copy(&path, folder().join("closed.h5"))?;
+    let store = CIDStore::open_with(&path, Mode::ReadWrite, options())?;
+    log.chunks(2).try_for_each(|batch| store.apply(batch, Durability::Durable).map(drop))?;
+    for name in ["waiting.h5", "waiting.h5-wal"] {
+        std::fs::copy(scratch.path().join(name), folder().join(name))?;
+    }
+    Ok(())
+}
