@@ -16,7 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 use twox_hash::XxHash3_64;
 use zerocopy::IntoBytes;
 
-use crate::arena::{Arena, OutOfMemory};
+use crate::arena::{Arena, OutOfMemory, TABLE_BITS};
 use crate::bucket::{self, Home};
 use crate::change::Change;
 use crate::engine::{Engine, Writer};
@@ -112,6 +112,8 @@ pub(crate) struct Checkpoint<'a> {
     pub(crate) identity: Identity,
     pub(crate) fold: Fold,
     pub(crate) log: Option<&'a Wal>,
+    /// Whether the file is to say that there is a log.
+    pub(crate) has_log: bool,
 }
 
 /// The datasets of one commit.
@@ -344,7 +346,8 @@ impl Checkpoint<'_> {
         let state = StateRecord {
             version: format::LINKS_FORMAT_VERSION.into(),
             directory_form: form as u8,
-            reserved: [0; 3],
+            has_log: self.has_log.into(),
+            reserved: [0; 2],
             store: self.identity.store.to_hdf5(),
             seed: self.engine.seed.0.map(Into::into),
             log_key: self.identity.log_key,
@@ -469,7 +472,7 @@ impl Checkpoint<'_> {
         let mut index = 0;
         while index < parts.len() {
             let (record, hot) = &mut parts[index];
-            let divides = hot.buckets > engine.partition_buckets && u32::from(record.skip) < 40;
+            let divides = hot.buckets > engine.partition_buckets && u32::from(record.skip) < TABLE_BITS;
             let Some(id) = free.next().filter(|_| divides) else {
                 index += 1;
                 continue;

@@ -64,7 +64,9 @@ impl DirectoryForm {
 pub(crate) struct StateRecord {
     pub(crate) version: U32,
     pub(crate) directory_form: u8,
-    pub(crate) reserved: [u8; 3],
+    /// 1 while there may be a log that the links are not whole without.
+    pub(crate) has_log: u8,
+    pub(crate) reserved: [u8; 2],
     /// Names the store, and with it its log.
     pub(crate) store: StoredE,
     pub(crate) seed: [U64; 2],
@@ -241,7 +243,8 @@ pub(crate) fn state_type() -> TypeDescriptor {
     compound(vec![
         ("version", U32_TYPE),
         ("directory_form", U8),
-        ("reserved", array(U8, 3)),
+        ("has_log", U8),
+        ("reserved", array(U8, 2)),
         ("store", id_type()),
         ("seed", array(U64_TYPE, 2)),
         ("log_key", array(U8, 32)),

@@ -432,13 +432,17 @@ fn the_log_of_another_store_or_of_another_time_is_refused() -> Outcome {
 }
 
 #[test]
-fn without_its_log_a_store_is_what_its_file_holds() -> Outcome {
+fn a_missing_log_is_reported_and_salvage_opens_what_the_file_holds() -> Outcome {
     let (scene, _) = scene(true);
     let mut files = scene.files.clone();
     files.remove(log());
+    for mode in [Mode::Read, Mode::Append] {
+        let outcome = open(&SimulatedDisk::with_files(files.clone()), mode, options());
+        assert!(matches!(&outcome, Err(Error::DamagedLog { .. })), "{outcome:?}");
+    }
     let disk = SimulatedDisk::with_files(files);
-    let links = open(&disk, Mode::Append, options())?;
-    // What was in the log is gone, which nobody can tell; what comes now is kept.
+    let links = open(&disk, Mode::Append, options().salvage(true))?;
+    // What was in the log is gone; what comes now is kept.
     let added: Vec<Change> = (5000..5300).map(|number| Change::insert(key(number), E::new(number.into()))).collect();
     links.apply(&added, Durability::Durable)?;
     let left = Files::from([
@@ -649,29 +653,28 @@ proptest! {
 
 #[test]
 fn a_log_that_ends_before_what_partitions_hold_is_reported_and_its_numbers_are_used_again_safely() -> Outcome {
-    for live in [false, true] {
-        let mut files = scene(live).0.files.clone();
-        let regions = regions(&files)?;
-        // The position of the log after which a batch is in one partition, and perhaps not in another.
-        let record = regions["/nodes/partitions"].start;
-        let file = files.get_mut(store()).ok_or("no file")?;
-        let applied = u64_at(file, record + 16).ok_or("no record")? + 300;
-        file[record + 16..record + 24].copy_from_slice(&applied.to_le_bytes());
-        forge(file, &regions);
-        for mode in [Mode::Read, Mode::Append] {
-            let outcome = open(&SimulatedDisk::with_files(files.clone()), mode, options());
-            assert!(matches!(&outcome, Err(Error::DamagedLog { to, .. }) if to.0 == applied), "{outcome:?}");
-        }
-        let disk = SimulatedDisk::with_files(files);
-        let links = open(&disk, Mode::Append, options().salvage(true))?;
-        let added: Vec<Change> = (5000..5050).map(|n| Change::insert(key(n), E::new(n.into()))).collect();
-        links.apply(&added, Durability::Durable)?;
-        let left = Files::from([
-            (store().to_owned(), disk.read(store()).ok_or("no file")?),
-            (log().to_owned(), disk.read(log()).ok_or("no log")?),
-        ]);
-        let links = open(&SimulatedDisk::with_files(left), Mode::Append, options())?;
-        assert!((5000..5050).all(|n| links.get(key(n)).is_ok_and(|values| values == [E::new(n.into())])), "{live}");
+    let mut files = scene(false).0.files.clone();
+    let regions = regions(&files)?;
+    // The position of the log after which a batch is in one partition, and perhaps not in another.
+    let record = regions["/nodes/partitions"].start;
+    let file = files.get_mut(store()).ok_or("no file")?;
+    let applied = u64_at(file, record + 16).ok_or("no record")? + 300;
+    file[record + 16..record + 24].copy_from_slice(&applied.to_le_bytes());
+    forge(file, &regions);
+    for mode in [Mode::Read, Mode::Append] {
+        let outcome = open(&SimulatedDisk::with_files(files.clone()), mode, options());
+        let reported = matches!(&outcome, Err(Error::DamagedLog { to, .. }) if to.0 == applied);
+        assert!(reported, "{mode:?}: {outcome:?}");
     }
+    let disk = SimulatedDisk::with_files(files);
+    let links = open(&disk, Mode::Append, options().salvage(true))?;
+    let added: Vec<Change> = (5000..5050).map(|n| Change::insert(key(n), E::new(n.into()))).collect();
+    links.apply(&added, Durability::Durable)?;
+    let left = Files::from([
+        (store().to_owned(), disk.read(store()).ok_or("no file")?),
+        (log().to_owned(), disk.read(log()).ok_or("no log")?),
+    ]);
+    let links = open(&SimulatedDisk::with_files(left), Mode::Append, options())?;
+    assert!((5000..5050).all(|n| links.get(key(n)).is_ok_and(|values| values == [E::new(n.into())])));
     Ok(())
 }

@@ -244,7 +244,13 @@ impl Store {
             let problem = "its links' log is still in use; drop every `Wal` of it before a rollback".to_owned();
             return Err(file::Error::Usage { path: self.storage().path().to_owned(), problem }.into());
         }
-        Ok(self.storage().rollback_to_version(version)?)
+        let reached = self.storage().rollback_to_version(version)?;
+        if self.has_links()? {
+            // A commit made while there was a log says that its links are not whole without it. That log is given up.
+            let options = self.links_options.clone().salvage(true);
+            CIDStore::with_storage(self.weights.storage().clone(), options)?.close()?;
+        }
+        Ok(reached)
     }
 
     /// Whether a log of links lies beside the file.

@@ -187,13 +187,12 @@ impl Shared {
         if let Some(log) = self.log() {
             return Ok(log);
         }
-        let start = if self.engine.source.read().is_none() {
+        if self.engine.source.read().is_none() {
+            // The file gets the identity that its log refers to.
             let one = self.checkpointing.lock();
             self.write_checkpoint(&one, (), Fold::Grown)?;
-            *self.log_start.lock()
-        } else {
-            *self.log_start.lock()
-        };
+        }
+        let start = *self.log_start.lock();
         let options = WalOptions {
             capacity: self.options.log_bytes / 64,
             key: self.log_key(),
@@ -203,6 +202,12 @@ impl Shared {
         let log = Wal::create(disk, &self.log_path, Some(&self.path), &options, start)?;
         let log = Arc::new(log);
         *self.log.write() = Some(Arc::clone(&log));
+        self.logs.store(true, Ordering::Release);
+        if !self.file_has_log.load(Ordering::Acquire) {
+            // Before the first record, the file says that it is not whole without its log.
+            let one = self.checkpointing.lock();
+            self.write_checkpoint(&one, (), Fold::Grown)?;
+        }
         self.want_checkpoint();
         Ok(log)
     }

@@ -88,6 +88,10 @@ pub(crate) struct Shared {
     failure: Mutex<Option<String>>,
     /// Set with the turn: nothing is committed from then on.
     is_closing: AtomicBool,
+    /// Whether there is a log, or is about to be one.
+    logs: AtomicBool,
+    /// Whether the file says so.
+    file_has_log: AtomicBool,
     is_closed: AtomicBool,
     pub(crate) metrics: Metrics,
     recovered: Mutex<Option<Recovered>>,
@@ -158,6 +162,7 @@ impl Shared {
             identity: self.identity,
             fold,
             log: log.as_deref(),
+            has_log: self.logs.load(Ordering::Acquire),
         };
         let outcome = checkpoint.run(|_| {
             drop(turn);
@@ -169,6 +174,7 @@ impl Shared {
                 if let Some(log) = self.log() {
                     log.truncate(position)?;
                 }
+                self.file_has_log.store(checkpoint.has_log, Ordering::Release);
                 self.metrics.checkpointed(&report);
                 self.reclaim(&report);
                 Ok(report)
@@ -309,11 +315,14 @@ impl Shared {
         let nothing = {
             let writer = self.writer.lock();
             let logged = self.log().is_some_and(|log| log.used() > 0);
-            !logged && !writer.partitions.iter().flatten().any(|owned| owned.is_dirty)
+            let noted = self.file_has_log.load(Ordering::Acquire);
+            !noted && !logged && !writer.partitions.iter().flatten().any(|owned| owned.is_dirty)
         };
         if nothing {
             return Ok(true);
         }
+        // What follows is in the file alone.
+        self.logs.store(false, Ordering::Release);
         self.checkpoint(Fold::Grown).map(|_| true)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use corallite_file::{Access, Mode, Options, Storage};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -159,6 +159,7 @@ impl Shared {
         }
         writer.applied = start.lsn;
         let is_new = contents.is_none();
+        let has_log = contents.as_ref().is_some_and(|contents| contents.state.has_log == 1);
         *engine.source.write() = (!is_new).then_some(source);
         let shared = Self {
             path,
@@ -176,6 +177,8 @@ impl Shared {
             checkpointing: Mutex::default(),
             failure: Mutex::default(),
             is_closing: AtomicBool::new(false),
+            logs: AtomicBool::new(has_log),
+            file_has_log: AtomicBool::new(has_log),
             is_closed: AtomicBool::new(false),
             metrics: Metrics::default(),
             recovered: Mutex::default(),
@@ -201,7 +204,7 @@ impl Shared {
         match disk.open(&self.log_path, Access::Read) {
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return self.check_end(start.lsn, "it is missing");
+                return self.go_without_log(start);
             }
             Err(error) => return Err(Error::io("open", &self.log_path, error)),
         }
@@ -237,7 +240,24 @@ impl Shared {
         let end = log.position();
         *self.log_start.lock() = end;
         *self.log.write() = Some(Arc::new(log));
+        self.logs.store(true, Ordering::Release);
         self.check_end(end.lsn, "it ends too early")
+    }
+
+    /// Opens without a log, if the file does not say that there is one.
+    fn go_without_log(&self, start: Position) -> Result<()> {
+        if self.file_has_log.load(Ordering::Acquire) && !self.options.salvage {
+            // For a reader, a writer may just have closed the store: then a newer commit says so, and is looked for.
+            let problem = "it is missing".to_owned();
+            return Err(Error::DamagedLog {
+                path: self.log_path.clone(),
+                from: start.lsn,
+                to: start.lsn,
+                offset: 0,
+                problem,
+            });
+        }
+        self.check_end(start.lsn, "it is missing")
     }
 
     /// Checks that the log goes as far as the partitions. Where it does not, it was lost: some partitions hold batches of

@@ -245,6 +245,7 @@ impl Wal {
         if from.lsn.0 >= LSN_LIMIT {
             return Err(foreign(format!("the store's file ends at the impossible record {}", from.lsn)));
         }
+        let file = if source.read_only { reader::copy(file, path)? } else { file };
         let ring = Ring { file, region: front.header.region.get(), capacity: front.header.capacity.get() };
         let log = log_of(&source.store);
         let scan = reader::Scan {

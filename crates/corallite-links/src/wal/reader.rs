@@ -8,8 +8,9 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
-use corallite_file::DiskFile;
+use corallite_file::{Access, Buffer, Disk, DiskFile, MemoryDisk};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::format::{
@@ -303,4 +304,26 @@ pub(super) fn mac_at(ring: &Ring, lsn: Lsn) -> io::Result<[u8; 16]> {
     let mut record = Record::new_zeroed();
     ring.file.read_at(ring.offset(lsn), record.as_mut_bytes())?;
     Ok(record.mac())
+}
+
+/// Logs up to this length are copied before they are read.
+const COPIED: u64 = 1 << 30;
+
+/// The log as it is now, for a reader: a writer of another process may write on, and what is replayed must be what was
+/// checked. Whether the copy is of one moment, checking it tells.
+pub(super) fn copy(file: Arc<dyn DiskFile>, path: &Path) -> Result<Arc<dyn DiskFile>> {
+    let length = file.len().map_err(|error| Error::io("read", path, error))?;
+    if length > COPIED {
+        return Ok(file);
+    }
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    // From the end to the beginning, so that nothing is copied without what was written before it.
+    const PIECE: usize = 1 << 20;
+    for start in (0..bytes.len()).step_by(PIECE).rev() {
+        let end = bytes.len().min(start + PIECE);
+        file.read_at(start as u64, &mut bytes[start..end]).map_err(|error| Error::io("read", path, error))?;
+    }
+    let disk = MemoryDisk::new();
+    disk.insert(path, Buffer::from(bytes));
+    disk.open(path, Access::Read).map_err(|error| Error::io("read", path, error))
 }
