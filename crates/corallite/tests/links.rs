@@ -96,7 +96,8 @@ fn a_rollback_brings_back_the_links_of_that_commit_and_keeps_those_of_the_log() 
     assert!(!log(&path).exists());
     let commits: Vec<CommitNumber> =
         store.storage().versions().unwrap().into_iter().map(|commit| commit.number).collect();
-    let recovered = commits[commits.len() - 2];
+    // After it came the state that was gone back to, and the note that its log was given up.
+    let recovered = commits[commits.len() - 3];
     store.links().unwrap().insert(KEY, E::new(4)).unwrap();
     assert_eq!(values(&store), [1, 2, 4]);
     store.rollback(recovered).unwrap();

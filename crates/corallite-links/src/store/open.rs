@@ -21,7 +21,7 @@ use crate::source::{Contents, Source};
 use crate::wal::{Lsn, Position, Wal, WalSource};
 
 /// Attempts of a reader while a writer of another process moves the log on.
-const ATTEMPTS: usize = 5;
+const ATTEMPTS: usize = 20;
 
 impl CIDStore {
     /// Opens the store at `path` for reading and writing; creates it when absent.
