@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python build build-debug lint doc readme bench fault-long fuzz setup cmake python \
+.PHONY: help demo test test-rust test-python build build-debug lint doc readme bench bench-links fault-long fuzz setup cmake python \
         clean-setup
 
 CARGO ?= cargo
@@ -23,6 +23,7 @@ export PATH := $(PRIVATE)/tools:$(PATH)
 FAULT_CUTS ?= 200000
 FUZZ_SECONDS ?= 60
 BENCH_ARGS ?=
+BENCH_LINKS_ARGS ?= --dir bench-links-data
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
@@ -62,6 +63,9 @@ readme: build-debug python ## Run the shell blocks of README.md
 bench: cmake python ## Against safetensors, h5py and coral, in one run (BENCH_ARGS="--rounds 7 --dir /some/disk")
 	$(CARGO) build --release --locked --workspace --bins --examples
 	"$(TEST_PYTHON)" scripts/bench-peers --target "$(TARGET)" $(BENCH_ARGS)
+
+bench-links: cmake ## The links engine against LMDB, redb and fjall (BENCH_LINKS_ARGS="--dir /some/disk/bench")
+	cd benches/links && $(CARGO) run --release --locked -- compare $(BENCH_LINKS_ARGS)
 
 fault-long: cmake ## The long simulated-disk run (FAULT_CUTS=200000 cut points)
 	CORALLITE_FAULT_CUTS=$(FAULT_CUTS) $(CARGO) test --release --locked --package corallite-file \

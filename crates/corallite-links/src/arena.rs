@@ -106,6 +106,11 @@ impl Memory {
         Slot(words.get(start..).and_then(<[AtomicU64]>::first_chunk).unwrap_or(&EMPTY_SLOT))
     }
 
+    /// Bytes that buckets can take at most.
+    pub(crate) fn bucket_bytes(&self) -> u64 {
+        self.buckets.words().len() as u64 * 8
+    }
+
     /// How many partitions there may be.
     pub(crate) fn most_partitions(&self) -> u32 {
         (self.slots.words().len() / SLOT_WORDS).min(self.table.words().len() * 2) as u32

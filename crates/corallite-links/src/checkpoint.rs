@@ -391,7 +391,9 @@ impl Checkpoint<'_> {
         };
         if let Some(hot) = &owned.hot {
             owned.is_dirty = false;
-            if owned.must_fold || self.fold != Fold::Grown || owned.record.is_none() {
+            // Changes that came while the last slice was being written were held against the record before it.
+            let is_full = usize::from(base.slices_count) >= format::SLICES;
+            if owned.must_fold || is_full || self.fold != Fold::Grown || owned.record.is_none() {
                 owned.must_fold = false;
                 owned.pending = Vec::new();
                 let image = hot.to_image(&engine.memory);
@@ -400,9 +402,12 @@ impl Checkpoint<'_> {
             }
             let pending = std::mem::take(&mut owned.pending);
             drop(writer);
-            return Ok(Some(Update::Hot(append(base, run_number, run, &pending))));
+            return self.append(base, run_number, run, &pending).map(|record| Some(Update::Hot(record)));
         }
         let partition = engine.partition(id);
+        // Read first: reading puts what the file holds before what waits, and so moves what is counted here. A partition that
+        // cannot be read stays as it is, and whoever needs to read it is told.
+        let _ = engine.read_cold(&partition);
         let (folds, waiting) = {
             let cold = partition.cold.read();
             let waiting = cold.overlay.len() - cold.overlay.stored;
@@ -422,7 +427,41 @@ impl Checkpoint<'_> {
         let length = cold.overlay.len();
         drop(cold);
         drop(writer);
-        Ok(Some(Update::Appended(append(base, run_number, run, &changes), length)))
+        let record = self.append(base, run_number, run, &changes)?;
+        Ok(Some(Update::Appended(record, length)))
+    }
+
+    /// Appends changes to the run, and a slice of them to the record.
+    fn append(
+        &self,
+        mut record: PartitionRecord,
+        run_number: u32,
+        run: &mut Vec<u8>,
+        changes: &[Change],
+    ) -> Result<PartitionRecord> {
+        if changes.is_empty() {
+            return Ok(record);
+        }
+        let Some(place) = record.slices.get_mut(usize::from(record.slices_count)) else {
+            let place = format!("partition {:08x}", record.id.get());
+            return Err(Error::damaged(
+                self.engine.path(),
+                place,
+                "it has no room for more changes, and was not folded",
+            ));
+        };
+        let start = run.len();
+        for change in changes {
+            run.extend_from_slice(ChangeRecord::from(*change).as_bytes());
+        }
+        *place = SliceRecord {
+            run: run_number.into(),
+            start: ((start / size_of::<ChangeRecord>()) as u32).into(),
+            count: (changes.len() as u32).into(),
+            sum: crc32c::crc32c(&run[start..]).into(),
+        };
+        record.slices_count += 1;
+        Ok(record)
     }
 
     fn fold_one(
@@ -728,24 +767,35 @@ fn end_groups(transaction: &Transaction<'_>, renewed: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Appends changes to the run, and a slice of them to the record.
-fn append(mut record: PartitionRecord, run_number: u32, run: &mut Vec<u8>, changes: &[Change]) -> PartitionRecord {
-    if changes.is_empty() {
-        return record;
+#[cfg(test)]
+mod tests {
+    use crate::format::SLICES;
+    use crate::{CIDStore, Change, E, LinksOptions};
+
+    #[test]
+    fn a_partition_whose_slices_filled_up_while_changes_came_is_folded() -> Result<(), Box<dyn std::error::Error>> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("links.h5");
+        let options = LinksOptions::new().background(false);
+        let store = CIDStore::open_with(&path, corallite_file::Mode::Append, options)?;
+        let many: Vec<(E, E)> = (0..2000).map(|number| (E::new(number), E::new(1))).collect();
+        store.batch_insert(&many)?;
+        store.checkpoint()?;
+        for number in 0..SLICES as u128 {
+            store.insert(E::new(number), E::new(2))?;
+            assert_eq!(store.checkpoint()?.appended, 1);
+        }
+        store.insert(E::new(7), E::new(3))?;
+        {
+            // As when this came between the taking of the last slice and its commit.
+            let mut writer = store.shared().writer.lock();
+            let owned = writer.owned(0).ok_or("no partition")?;
+            owned.must_fold = false;
+            owned.pending = vec![Change::insert(E::new(7), E::new(3))];
+        }
+        assert_eq!(store.checkpoint()?.folded, 1);
+        let reader = CIDStore::open_read_only(&path)?;
+        assert_eq!(reader.get(E::new(7))?, [E::new(1), E::new(3)]);
+        Ok(())
     }
-    let start = run.len();
-    for change in changes {
-        run.extend_from_slice(ChangeRecord::from(*change).as_bytes());
-    }
-    let slice = SliceRecord {
-        run: run_number.into(),
-        start: ((start / size_of::<ChangeRecord>()) as u32).into(),
-        count: (changes.len() as u32).into(),
-        sum: crc32c::crc32c(&run[start..]).into(),
-    };
-    if let Some(place) = record.slices.get_mut(usize::from(record.slices_count)) {
-        *place = slice;
-        record.slices_count += 1;
-    }
-    record
 }

@@ -70,9 +70,12 @@ pub(crate) struct Cold {
 
 impl Engine {
     pub(crate) fn new(path: &Path, seed: Seed, limit: u64, corrections: Arc<AtomicU64>) -> io::Result<Self> {
+        let memory = Memory::new()?;
+        // Where less could be reserved, partitions are unloaded before it is used up.
+        let limit = limit.min(memory.bucket_bytes() / 2);
         Ok(Self {
             path: path.to_owned(),
-            memory: Memory::new()?,
+            memory,
             seed,
             table: AtomicU64::new(0),
             partitions: RwLock::default(),
