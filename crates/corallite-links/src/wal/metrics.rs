@@ -2,6 +2,13 @@
 
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::Wal;
+use crate::error::{Error, Result};
+
 /// Counts since the log was opened or created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -32,5 +39,46 @@ impl WalMetrics {
         self.syncs += 1;
         self.sync_nanos = self.sync_nanos.saturating_add(nanos);
         self.sync_nanos_max = self.sync_nanos_max.max(nanos);
+    }
+}
+
+impl Wal {
+    /// The counts of [`Wal::metrics`] as Prometheus scrapes them: OpenMetrics text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] should the text not be made, which has no known cause.
+    pub fn prometheus_metrics(&self) -> Result<String> {
+        let now = self.metrics();
+        let mut registry = Registry::with_prefix("corallite_wal");
+        let counters = [
+            ("batches", "Batches written", now.batches),
+            ("records", "Records written, commit records included", now.records),
+            ("bytes", "Bytes of records written", now.bytes),
+            ("syncs", "Syncs done", now.syncs),
+            ("sync_nanoseconds", "Time spent in syncs", now.sync_nanos),
+            ("wraps", "How often writing went past the end of the ring", now.wraps),
+            ("refused", "Batches refused because there was no room", now.refused),
+        ];
+        for (name, help, number) in counters {
+            let counter: Counter = Counter::default();
+            counter.inc_by(number);
+            registry.register(name, help, counter);
+        }
+        let gauges = [
+            ("depth", "Records that the store's file has not confirmed", now.depth),
+            ("longest_sync_nanoseconds", "The longest sync", now.sync_nanos_max),
+        ];
+        for (name, help, number) in gauges {
+            let gauge: Gauge = Gauge::default();
+            gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).map_err(|_| Error::Usage {
+            path: self.path().to_owned(),
+            problem: "its metrics could not be written as text".to_owned(),
+        })?;
+        Ok(text)
     }
 }
