@@ -414,6 +414,69 @@ pub(crate) fn seal(out: &mut [u8; BYTES], home: Home) {
     out[12..16].copy_from_slice(&sum);
 }
 
+/// Bytes that are kept of each bucket beside an image.
+pub(crate) const TAG_BYTES: usize = TAG_WORDS * 8;
+const TAG_WORDS: usize = 1 + GROUPS;
+
+/// What of a bucket on its way into a file tells that a key is not there: overflow bits, overflow bucket, and tags.
+pub(crate) fn tags_of(stored: &[u8; BYTES], out: &mut [u8; TAG_BYTES]) {
+    let bucket = Stored(stored);
+    let first = u64::from(head(bucket).overflow) | u64::from(next(bucket)) << 32;
+    out[..8].copy_from_slice(&first.to_le_bytes());
+    out[8..].copy_from_slice(&stored[TAGS * 8..STATES * 8]);
+}
+
+/// The tags of all buckets of an image, about nine bits a key, kept in memory: for all but one in twenty of the keys that
+/// are not there, the bucket need not be read.
+#[derive(Debug, Default)]
+pub(crate) struct Tags(Vec<u64>);
+
+impl Tags {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
+        Self(bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect())
+    }
+
+    /// Whether these are what [`tags_of`] says of a bucket.
+    pub(crate) fn agree(&self, index: u32, stored: &[u8; BYTES]) -> bool {
+        let mut expected = [0; TAG_BYTES];
+        tags_of(stored, &mut expected);
+        let start = index as usize * TAG_WORDS;
+        let words = self.0.get(start..start + TAG_WORDS).unwrap_or_default();
+        words.iter().copied().eq(expected.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a key with this hash may be in a bucket or its overflow buckets.
+    pub(crate) fn may_hold(&self, head: u32, hash: Hash) -> bool {
+        let pattern = u64::from(hash.tag()) * EACH;
+        let mut at = head;
+        loop {
+            let start = at as usize * TAG_WORDS;
+            let Some(words) = self.0.get(start..).and_then(<[u64]>::first_chunk::<TAG_WORDS>) else { return true };
+            let overflow = words[0] as u16;
+            let mut group = hash.group();
+            for _ in 0..GROUPS {
+                if equal(words[1 + group], pattern) != 0 {
+                    return true;
+                }
+                if overflow >> group & 1 == 0 {
+                    break;
+                }
+                group = if group == GROUPS - 1 { 0 } else { group + 1 };
+            }
+            let next = (words[0] >> 32) as u32;
+            // Overflow buckets have larger numbers; anything else is for the bucket's reader to report.
+            if next <= at {
+                return next != 0;
+            }
+            at = next;
+        }
+    }
+}
+
 /// What reading a bucket of a file found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Checked {

@@ -16,7 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 use twox_hash::XxHash3_64;
 use zerocopy::IntoBytes;
 
-use crate::arena::{Arena, OutOfMemory, TABLE_BITS};
+use crate::arena::{Allocator, Arena, OutOfMemory, TABLE_BITS};
 use crate::bucket::{self, Home};
 use crate::change::Change;
 use crate::engine::{Engine, Writer};
@@ -86,6 +86,7 @@ struct Types {
     id: Vec<u8>,
     entry: Vec<u8>,
     change: Vec<u8>,
+    tags: Vec<u8>,
     partition: Vec<u8>,
     state: Vec<u8>,
 }
@@ -98,6 +99,7 @@ impl Types {
             id: encode(format::id_type())?,
             entry: encode(format::entry_type())?,
             change: encode(format::change_type())?,
+            tags: encode(format::tags_type())?,
             partition: encode(format::partition_type())?,
             state: encode(format::state_type())?,
         })
@@ -168,11 +170,14 @@ impl Output<'_> {
         Ok(())
     }
 
-    /// Writes a partition's buckets and value sets; the directory is written later, in the form that fits.
-    fn put_image(&mut self, id: u32, image: &Image) -> Result<()> {
+    /// Writes a partition's buckets with their tags, and its value sets; the directory is written later, in the form that
+    /// fits.
+    fn put_image(&mut self, id: u32, image: &Image, tags: &[u8]) -> Result<()> {
         let name = format::partition_name(id);
         let (buckets, values) = (self.groups.buckets.clone(), self.groups.values.clone());
         let types = self.types;
+        let nodes = self.groups.nodes.clone();
+        self.put(&nodes, &format::tags_name(id), &types.tags, bucket::TAG_BYTES, tags)?;
         self.put(&buckets, &name, &types.bucket, bucket::BYTES, &image.buckets)?;
         if image.sets.is_empty() {
             self.remove(&values, &name)
@@ -389,14 +394,16 @@ impl Checkpoint<'_> {
             applied: applied.0.into(),
             ..owned.record.unwrap_or_default()
         };
-        if let Some(hot) = &owned.hot {
+        if owned.hot.is_some() {
             owned.is_dirty = false;
             // Changes that came while the last slice was being written were held against the record before it.
             let is_full = usize::from(base.slices_count) >= format::SLICES;
             if owned.must_fold || is_full || self.fold != Fold::Grown || owned.record.is_none() {
                 owned.must_fold = false;
                 owned.pending = Vec::new();
-                let image = hot.to_image(&engine.memory);
+                let Writer { allocator, partitions, .. } = &mut *writer;
+                let hot = partitions.get(id as usize).and_then(Option::as_ref).and_then(|owned| owned.hot.as_ref());
+                let Some(image) = hot.map(|hot| self.image_of(hot, allocator)) else { return Ok(None) };
                 drop(writer);
                 return self.fold_one(base, image, directories, output).map(|record| Some(Update::Hot(record)));
             }
@@ -429,6 +436,22 @@ impl Checkpoint<'_> {
         drop(writer);
         let record = self.append(base, run_number, run, &changes)?;
         Ok(Some(Update::Appended(record, length)))
+    }
+
+    /// A partition as it goes into the file: as it is, or, where everything is made small, with full buckets.
+    fn image_of(&self, hot: &Hot, allocator: &mut Allocator) -> Image {
+        let engine = self.engine;
+        let mut arena = Arena { memory: &engine.memory, allocator };
+        let packs = matches!(self.fold, Fold::Anew | Fold::Beyond(_));
+        match packs.then(|| hot.pack(&mut arena, engine.seed, bucket::CELLS)) {
+            Some(Ok(packed)) => {
+                let image = packed.to_image(&engine.memory);
+                packed.free_buckets(&mut arena);
+                image
+            }
+            // Without memory for a second copy it is stored as it is.
+            Some(Err(OutOfMemory)) | None => hot.to_image(&engine.memory),
+        }
     }
 
     /// Appends changes to the run, and a slice of them to the record.
@@ -485,10 +508,14 @@ impl Checkpoint<'_> {
         };
         let name = record.name_image();
         record.image = name.into();
-        for (bytes, index) in image.buckets.as_chunks_mut().0.iter_mut().zip(0..) {
+        let mut tags = vec![0; image.buckets.len() / bucket::BYTES * bucket::TAG_BYTES];
+        let buckets = image.buckets.as_chunks_mut().0;
+        for ((bytes, tags), index) in buckets.iter_mut().zip(tags.as_chunks_mut().0).zip(0..) {
             bucket::seal(bytes, Home::new(name, index));
+            bucket::tags_of(bytes, tags);
         }
-        output.put_image(id, &image)?;
+        record.tags_sum = XxHash3_64::oneshot(&tags).into();
+        output.put_image(id, &image, &tags)?;
         directories.insert(id, image.directory);
         Ok(record)
     }
@@ -534,7 +561,7 @@ impl Checkpoint<'_> {
             parts.push((upper_record, upper));
         }
         let images: Vec<(PartitionRecord, Image)> =
-            parts.iter().map(|(record, hot)| (*record, hot.to_image(&engine.memory))).collect();
+            parts.iter().map(|(record, hot)| (*record, self.image_of(hot, &mut writer.allocator))).collect();
         for (_, hot) in parts {
             hot.free(&mut Arena { memory: &engine.memory, allocator: &mut writer.allocator });
         }
@@ -559,6 +586,7 @@ impl Checkpoint<'_> {
         for id in gone.iter().filter(|id| !kept.contains(id)) {
             output.remove(&output.groups.buckets, &format::partition_name(*id))?;
             output.remove(&output.groups.values, &format::partition_name(*id))?;
+            output.remove(&output.groups.nodes, &format::tags_name(*id))?;
         }
         let needed: BTreeSet<String> = records
             .iter()

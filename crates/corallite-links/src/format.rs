@@ -8,8 +8,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::change::{Change, Operation};
 use crate::e::{E, StoredE};
 
-/// The version of the links' layout that this program writes and reads up to.
-pub const LINKS_FORMAT_VERSION: u32 = 1;
+/// The version of the links' layout that this program writes and reads up to. In version 1 there were no tags beside the
+/// images ([`PartitionRecord1`]), and a bucket's directory entries were a power of two of them.
+pub const LINKS_FORMAT_VERSION: u32 = 2;
 
 /// The dataset of the one [`StateRecord`], below `/nodes`.
 pub(crate) const STATE: &str = "links";
@@ -28,6 +29,11 @@ pub(crate) fn run_name(run: u32) -> String {
 /// The dataset of a partition, below `/buckets` and `/values`.
 pub(crate) fn partition_name(id: u32) -> String {
     format!("{id:08x}")
+}
+
+/// The dataset of the tags of a partition's buckets, below `/nodes`.
+pub(crate) fn tags_name(id: u32) -> String {
+    format!("tags_{id:08x}")
 }
 
 /// The dataset of a partition's directory, below `/dir`.
@@ -145,10 +151,30 @@ pub(crate) struct PartitionRecord {
     pub(crate) directory_sum: U64,
     /// Names the image; the checksums of its buckets begin with it.
     pub(crate) image: U64,
+    /// XXH3-64 of the tags of its buckets; 0 where there are none.
+    pub(crate) tags_sum: U64,
     pub(crate) slices: [SliceRecord; SLICES],
 }
 
-const _: () = assert!(size_of::<PartitionRecord>() == 136);
+const _: () = assert!(size_of::<PartitionRecord>() == 144);
+
+/// A partition at a commit, as version 1 had it.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct PartitionRecord1 {
+    before: [u8; 72],
+    slices: [SliceRecord; SLICES],
+}
+
+const _: () = assert!(size_of::<PartitionRecord1>() == 136);
+
+impl From<&PartitionRecord1> for PartitionRecord {
+    fn from(old: &PartitionRecord1) -> Self {
+        let mut record = Self::default();
+        record.as_mut_bytes()[..old.before.len()].copy_from_slice(&old.before);
+        Self { slices: old.slices, ..record }
+    }
+}
 
 impl PartitionRecord {
     /// Whether there can be so many keys and pairs in these buckets and sets.
@@ -278,6 +304,7 @@ pub(crate) fn partition_type() -> TypeDescriptor {
         ("set_units", U64_TYPE),
         ("directory_sum", U64_TYPE),
         ("image", U64_TYPE),
+        ("tags_sum", U64_TYPE),
         ("slices", array(slice, SLICES)),
     ])
 }
@@ -285,6 +312,16 @@ pub(crate) fn partition_type() -> TypeDescriptor {
 /// A [`ChangeRecord`].
 pub(crate) fn change_type() -> TypeDescriptor {
     compound(vec![("operation", U64_TYPE), ("key", id_type()), ("value", id_type())])
+}
+
+/// The tags of a bucket.
+pub(crate) fn tags_type() -> TypeDescriptor {
+    compound(vec![
+        ("overflow", TypeDescriptor::Unsigned(IntSize::U2)),
+        ("reserved", TypeDescriptor::Unsigned(IntSize::U2)),
+        ("next", U32_TYPE),
+        ("tags", array(U8, crate::bucket::CELLS)),
+    ])
 }
 
 /// An entry of a directory.
@@ -300,6 +337,7 @@ mod tests {
     fn the_types_that_h5py_sees_are_as_large_as_what_is_written() {
         assert_eq!(bucket_type().size(), crate::bucket::BYTES);
         assert_eq!(state_type().size(), size_of::<StateRecord>());
+        assert_eq!(tags_type().size(), crate::bucket::TAG_BYTES);
         assert_eq!(partition_type().size(), size_of::<PartitionRecord>());
         assert_eq!(change_type().size(), size_of::<ChangeRecord>());
         assert_eq!(id_type().size(), crate::set::UNIT);

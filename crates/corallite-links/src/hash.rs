@@ -43,11 +43,6 @@ impl Hash {
         if bits == 0 { 0 } else { ((self.0 << skip) >> (64 - bits)) as usize }
     }
 
-    /// The bit below the top `skip` ones.
-    pub(crate) const fn bit(self, skip: u32) -> bool {
-        self.0 >> (63 - skip) & 1 == 1
-    }
-
     /// The fingerprint kept beside the cells, 1 to 127.
     #[inline]
     pub(crate) const fn tag(self) -> u8 {

@@ -13,10 +13,11 @@ use twox_hash::XxHash3_64;
 
 use crate::E;
 use crate::arena::{Arena, DIRECTORY_BITS, OutOfMemory};
-use crate::bucket::{self, BYTES, Checked, Hit, Home, Stored};
+use crate::bucket::{self, BYTES, Checked, Hit, Home, Stored, Tags};
 use crate::entry::MULTI_VALUE_THRESHOLD;
+use crate::format::PartitionRecord;
 use crate::hash::{Hash, Seed};
-use crate::hot::Hot;
+use crate::hot::{Hot, shared_bits};
 use crate::set::{self, SetHead};
 
 /// A partition on its way into the file.
@@ -94,6 +95,7 @@ pub(crate) struct StoredImage {
     name: u64,
     bits: u32,
     directory: Vec<u32>,
+    tags: Tags,
     buckets: Bytes,
     sets: Bytes,
     /// Which buckets were found intact, a bit each.
@@ -120,16 +122,16 @@ impl OneBucket<'_> {
 impl StoredImage {
     /// Takes what was read of partition `id`; checks its directory.
     pub(crate) fn new(
-        (id, skip): (u32, u8),
+        record: &PartitionRecord,
         directory: Vec<u32>,
-        directory_checksum: u64,
-        name: u64,
+        tags: Tags,
         (buckets, sets): (Bytes, Bytes),
         corrections: Arc<AtomicU64>,
     ) -> Result<Self, Flaw> {
+        let (id, skip, name) = (record.id.get(), record.skip, record.image.get());
         let place = format!("the directory of partition {id:08x}");
         let count = buckets.as_ref().len() / BYTES;
-        if directory_sum(&directory) != directory_checksum {
+        if directory_sum(&directory) != record.directory_sum.get() {
             return Err(flaw(place, "its checksum does not agree"));
         }
         if !directory.len().is_power_of_two() || directory.len() > 1 << DIRECTORY_BITS {
@@ -141,7 +143,7 @@ impl StoredImage {
         let bits = directory.len().ilog2();
         let checked = (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         let corrected = RwLock::default();
-        Ok(Self { id, skip, name, bits, directory, buckets, sets, checked, corrected, corrections })
+        Ok(Self { id, skip, name, bits, directory, tags, buckets, sets, checked, corrected, corrections })
     }
 
     fn count(&self) -> u32 {
@@ -225,7 +227,11 @@ impl StoredImage {
         let mut inline: Vec<(u8, E)> = Vec::new();
         let mut spilled = None;
         let mut version = 0;
-        self.chain(self.head(hash), |_, bucket| {
+        let head = self.head(hash);
+        if !self.tags.may_hold(head, hash) {
+            return Ok((Vec::new(), None, version));
+        }
+        self.chain(head, |_, bucket| {
             version = bucket::head(bucket).version.max(version);
             bucket::find(bucket, hash, key, |hit| {
                 let value = bucket::value(bucket, hit.slot);
@@ -326,9 +332,7 @@ impl StoredImage {
                         // A set that is about to grow has no use for room of exactly its size.
                         let capacity = set::capacity_for(head.live());
                         arena.new_set(capacity).map_err(NotLoaded::from).inspect(|unit| {
-                            let mut values = Vec::with_capacity(head.live() as usize);
-                            set::for_each(set, head, |value| values.push(value));
-                            memory.set(*unit).fill(capacity, values);
+                            memory.set(*unit).load(set, head, capacity);
                             hot.keys += 1;
                             hot.pairs += u64::from(head.live());
                             hot.set_units += set::units(capacity);
@@ -358,13 +362,11 @@ impl StoredImage {
         while index < self.directory.len() {
             let first = self.directory[index];
             let place = |at: u32| format!("/buckets/{:08x}, bucket {at}", self.id);
-            let depth = u32::from(bucket::head(self.bucket(first)?.words()).depth);
-            if depth > self.bits {
-                return Err(flaw(place(first), format!("its depth is {depth} of {}", self.bits)));
-            }
-            let span = 1 << (self.bits - depth);
-            if index % span != 0 || self.directory[index..index + span].iter().any(|entry| *entry != first) {
-                return Err(flaw(place(first), "the directory does not agree with its depth"));
+            let span = self.directory[index..].iter().take_while(|entry| **entry == first).count();
+            let range = index..index + span;
+            let depth = shared_bits(&range, self.bits);
+            if bucket::head(self.bucket(first)?.words()).depth != depth {
+                return Err(flaw(place(first), format!("its depth is not {depth}, as the directory has it")));
             }
             self.chain(first, |at, bucket| {
                 if std::mem::replace(&mut seen[at as usize], true) {
@@ -377,7 +379,7 @@ impl StoredImage {
                     let hash = seed.hash(bucket::key(bucket, hit.slot));
                     let skip = u32::from(self.skip);
                     let tag = hash.tag() | if hit.inline { 0x80 } else { 0 };
-                    let belongs = hash.prefix(skip) == prefix && hash.index(skip, self.bits) / span == index / span;
+                    let belongs = hash.prefix(skip) == prefix && range.contains(&hash.index(skip, self.bits));
                     let state = bucket::State::decode(bucket::state_byte(bucket, hit.slot));
                     if !belongs
                         || bucket::tag(bucket, hit.slot) != tag
@@ -389,12 +391,15 @@ impl StoredImage {
                 if let Some(slot) = wrong {
                     return Err(flaw(place(at), format!("cell {slot} does not belong there")));
                 }
+                if !self.tags.is_empty() && !self.tags.agree(at, bucket.0) {
+                    return Err(flaw(place(at), "its tags are not those that are kept beside the image"));
+                }
                 if used != usize::from(bucket::head(bucket).used) {
                     return Err(flaw(place(at), "it does not have as many cells as it says"));
                 }
                 Ok(())
             })?;
-            index += span;
+            index = range.end;
         }
         match seen.iter().position(|seen| !seen) {
             Some(index) => Err(flaw(format!("/buckets/{:08x}, bucket {index}", self.id), "nothing refers to it")),

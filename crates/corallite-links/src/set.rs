@@ -208,6 +208,28 @@ impl LiveSet<'_> {
         }
     }
 
+    /// Makes these words a copy of a stored set, which has no tombstones, with room for `capacity` values.
+    pub(crate) fn load(self, stored: StoredSet<'_>, from: SetHead, capacity: u32) {
+        if from.live() as usize <= SMALL || from.sorted != from.len || from.tombstones > 0 {
+            let mut values = Vec::with_capacity(from.live() as usize);
+            for_each(stored, from, |value| values.push(value));
+            return self.fill(capacity, values);
+        }
+        let head = SetHead { capacity, ..from };
+        for index in HEADER..HEADER + 2 * from.len as usize {
+            self.set(index, stored.word(index));
+        }
+        for pair in 0..(from.len as usize).div_ceil(2) {
+            self.set(head.permutation() + pair, stored.word(from.permutation() + pair));
+        }
+        for word in 0..(capacity as usize).div_ceil(64) {
+            self.set(head.bitmap() + word, 0);
+        }
+        self.set(4, 0);
+        self.set(5, 0);
+        self.set_head(head);
+    }
+
     /// Adds a value that is not there; `false` when there is no room.
     pub(crate) fn push(self, value: E) -> bool {
         let mut head = SetHead::of(self);

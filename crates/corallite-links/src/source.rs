@@ -9,12 +9,12 @@ use hdf5_metno::Group;
 use twox_hash::XxHash3_64;
 use zerocopy::FromBytes;
 
-use crate::bucket;
+use crate::bucket::{self, Tags};
 use crate::change::Change;
 use crate::error::{Error, Result};
 use crate::format::{
-    ChangeRecord, DIRECTORY, DirectoryForm, LINKS_FORMAT_VERSION, PARTITIONS, PartitionRecord, STATE, StateRecord,
-    partition_name, run_name, shard_name,
+    ChangeRecord, DIRECTORY, DirectoryForm, LINKS_FORMAT_VERSION, PARTITIONS, PartitionRecord, PartitionRecord1, STATE,
+    StateRecord, partition_name, run_name, shard_name, tags_name,
 };
 use crate::image::{Bytes, Flaw, StoredImage};
 use crate::set;
@@ -61,12 +61,14 @@ impl Source {
         };
         let records = source.bytes(&nodes, "/nodes", PARTITIONS)?;
         let records = records.as_ref().map_or(&[][..], Bytes::as_ref);
-        if XxHash3_64::oneshot(records) != state.partitions_sum.get()
-            || records.len() != state.partitions.get() as usize * size_of::<PartitionRecord>()
-        {
+        let count = state.partitions.get() as usize;
+        let partitions: Vec<PartitionRecord> = match version {
+            1 => <[PartitionRecord1]>::ref_from_bytes(records).into_iter().flatten().map(Into::into).collect(),
+            _ => <[PartitionRecord]>::ref_from_bytes(records).map(<[_]>::to_vec).unwrap_or_default(),
+        };
+        if XxHash3_64::oneshot(records) != state.partitions_sum.get() || partitions.len() != count {
             return Err(damaged("/nodes/partitions", "its checksum does not agree"));
         }
-        let partitions = <[PartitionRecord]>::ref_from_bytes(records).map(<[_]>::to_vec).unwrap_or_default();
         let directory = source.read_directory(form)?;
         source.form = form;
         source.directory = directory;
@@ -178,25 +180,41 @@ impl Source {
         };
         let buckets = read("/buckets", u64::from(record.buckets.get()) * bucket::BYTES as u64)?;
         let sets = read("/values", record.set_units.get().saturating_mul(set::UNIT as u64))?;
-        StoredImage::new(
-            (id, record.skip),
-            directory,
-            record.directory_sum.get(),
-            record.image.get(),
-            (buckets, sets),
-            Arc::clone(&self.corrections),
-        )
-        .map_err(|flaw| self.flawed(flaw))
+        let tags = self.tags(record)?;
+        let corrections = Arc::clone(&self.corrections);
+        StoredImage::new(record, directory, tags, (buckets, sets), corrections).map_err(|flaw| self.flawed(flaw))
     }
 
-    /// Where a partition's image ends in the file.
+    /// The tags of a partition's buckets; none where version 1 wrote the image.
+    fn tags(&self, record: &PartitionRecord) -> Result<Tags> {
+        if record.tags_sum.get() == 0 {
+            return Ok(Tags::default());
+        }
+        let name = tags_name(record.id.get());
+        let found = self.bytes(&self.group("/nodes")?, "/nodes", &name)?;
+        let bytes = found.as_ref().map_or(&[][..], Bytes::as_ref);
+        if XxHash3_64::oneshot(bytes) != record.tags_sum.get()
+            || bytes.len() != record.buckets.get() as usize * bucket::TAG_BYTES
+        {
+            return Err(self.damaged(format!("/nodes/{name}"), "its checksum does not agree"));
+        }
+        Ok(Tags::new(bytes))
+    }
+
+    /// Where the last of what was written with a partition's image ends in the file.
     pub(crate) fn image_end(&self, record: &PartitionRecord) -> Result<Option<u64>> {
-        let name = partition_name(record.id.get());
+        let id = record.id.get();
+        let mut datasets =
+            vec![("/buckets", partition_name(id)), ("/values", partition_name(id)), ("/nodes", tags_name(id))];
+        if self.form == DirectoryForm::Sharded {
+            datasets.push(("/dir", shard_name(id)));
+        }
         let mut last = None;
-        for within in ["/buckets", "/values"] {
+        for (within, name) in datasets {
             let group = self.group(within)?;
             let explain = |error| Error::from(self.snapshot.explain(&format!("open {within}/{name}"), &error));
             let Some(offset) = object_offset(&group, &name).map_err(explain)? else { continue };
+            last = last.max(Some(offset));
             if let Some(description) = self.snapshot.describe_dataset(offset)?
                 && let StoredLayout::Contiguous { offset: Some(offset), length } = description.layout
             {

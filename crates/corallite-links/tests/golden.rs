@@ -1,6 +1,7 @@
 //! Stores of every version of the links' layout that was ever released open and answer the same for ever.
 //!
-//! `links-v1/closed.h5` was closed cleanly. `links-v1/waiting.h5` was killed: its log has batches that the file does not.
+//! `links-v*/closed.h5` was closed cleanly. `links-v*/waiting.h5` was killed: its log has batches that the file does not.
+//! `links-v2/packed.h5` was compacted: its buckets have ranges of directory entries of any length.
 //! `cargo test -p corallite-links --test golden -- --ignored` writes new ones, which is done once for each new version, into
 //! a new folder.
 
@@ -12,10 +13,12 @@ use std::path::{Path, PathBuf};
 
 use common::{Model, Outcome, assert_same, expect, key};
 use corallite_file::Mode;
-use corallite_links::{CIDStore, Change, DeletionEntry, DirectoryForm, Durability, E, LinksOptions};
+use corallite_links::{
+    CIDStore, Change, DeletionEntry, DirectoryForm, Durability, E, LINKS_FORMAT_VERSION, LinksOptions,
+};
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/links-v1")
+fn folder(version: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../testdata/golden/links-v{version}"))
 }
 
 fn options() -> LinksOptions {
@@ -63,9 +66,9 @@ fn check(store: &CIDStore, parts: usize) -> Outcome {
 }
 
 /// Copies that may be written to.
-fn copies() -> Outcome<tempfile::TempDir> {
+fn copies(version: u32) -> Outcome<tempfile::TempDir> {
     let directory = tempfile::tempdir()?;
-    for entry in std::fs::read_dir(folder())? {
+    for entry in std::fs::read_dir(folder(version))? {
         let entry = entry?;
         std::fs::copy(entry.path(), directory.path().join(entry.file_name()))?;
     }
@@ -73,36 +76,69 @@ fn copies() -> Outcome<tempfile::TempDir> {
 }
 
 #[test]
-fn a_version_1_store_is_read_and_written() -> Outcome {
-    let directory = copies()?;
-    let path = directory.path().join("closed.h5");
-    check(&CIDStore::open_read_only(&path)?, 2)?;
-    let store = CIDStore::open_with(&path, Mode::ReadWrite, options())?;
-    check(&store, 2)?;
-    store.apply(&history()[2], Durability::Durable)?;
-    store.compact()?;
-    store.close()?;
-    check(&CIDStore::open_read_only(&path)?, 3)
+fn a_store_of_every_version_is_read_and_written() -> Outcome {
+    for version in 1..=LINKS_FORMAT_VERSION {
+        let directory = copies(version)?;
+        let path = directory.path().join("closed.h5");
+        check(&CIDStore::open_read_only(&path)?, 2)?;
+        let store = CIDStore::open_with(&path, Mode::ReadWrite, options())?;
+        check(&store, 2)?;
+        store.apply(&history()[2], Durability::Durable)?;
+        store.close()?;
+        check(&CIDStore::open_read_only(&path)?, 3)?;
+        let store = CIDStore::open_with(&path, Mode::ReadWrite, options())?;
+        store.compact()?;
+        assert_same(&store, &model(3))?;
+    }
+    Ok(())
 }
 
 #[test]
-fn a_version_1_log_is_replayed() -> Outcome {
-    let directory = copies()?;
-    let path = directory.path().join("waiting.h5");
-    check(&CIDStore::open_read_only(&path)?, 3)?;
-    let store = CIDStore::open_with(&path, Mode::ReadWrite, options())?;
-    let recovered = store.recovered().unwrap();
-    assert_eq!((recovered.batches, recovered.records, recovered.dropped), (2, 4, 0));
-    check(&store, 3)?;
-    store.close()?;
-    assert!(!directory.path().join("waiting.h5-wal").exists());
-    check(&CIDStore::open_read_only(&path)?, 3)
+fn a_log_of_every_version_is_replayed() -> Outcome {
+    for version in 1..=LINKS_FORMAT_VERSION {
+        let directory = copies(version)?;
+        let path = directory.path().join("waiting.h5");
+        check(&CIDStore::open_read_only(&path)?, 3)?;
+        let store = CIDStore::open_with(&path, Mode::ReadWrite, options())?;
+        let recovered = store.recovered().unwrap();
+        assert_eq!((recovered.batches, recovered.records, recovered.dropped), (2, 4, 0));
+        check(&store, 3)?;
+        store.close()?;
+        assert!(!directory.path().join("waiting.h5-wal").exists());
+        check(&CIDStore::open_read_only(&path)?, 3)?;
+    }
+    Ok(())
+}
+
+/// Enough keys for several buckets, of which packing makes ranges of odd lengths.
+fn many() -> Vec<(E, E)> {
+    (1000..2500).map(|number| (key(number), E::from_parts(number, 7))).collect()
+}
+
+#[test]
+fn a_packed_store_is_read_and_written() -> Outcome {
+    for version in 2..=LINKS_FORMAT_VERSION {
+        let directory = copies(version)?;
+        let path = directory.path().join("packed.h5");
+        let store = CIDStore::open_with(&path, Mode::ReadWrite, options())?;
+        assert_eq!(store.verify()?, Vec::<String>::new());
+        let mut expected = model(2);
+        many().into_iter().for_each(|(key, value)| _ = expect(&mut expected, &Change::insert(key, value)));
+        assert_same(&store, &expected)?;
+        // Full buckets are split in the middle of their ranges.
+        let more: Vec<Change> = many().into_iter().map(|(key, value)| Change::insert(value, key)).collect();
+        more.chunks(500).try_for_each(|changes| store.apply(changes, Durability::Durable).map(drop))?;
+        more.iter().for_each(|change| _ = expect(&mut expected, change));
+        assert_same(&store, &expected)?;
+    }
+    Ok(())
 }
 
 #[test]
 #[ignore = "writes the golden files of the present version"]
 fn write_golden_files() -> Outcome {
-    std::fs::create_dir_all(folder())?;
+    let folder = folder(LINKS_FORMAT_VERSION);
+    std::fs::create_dir_all(&folder)?;
     let scratch = tempfile::tempdir()?;
     let path = scratch.path().join("waiting.h5");
     let [images, run, log] = history();
@@ -111,11 +147,18 @@ fn write_golden_files() -> Outcome {
     store.checkpoint()?;
     store.apply(&run, Durability::Durable)?;
     store.close()?;
-    std::fs::copy(&path, folder().join("closed.h5"))?;
+    std::fs::copy(&path, folder.join("closed.h5"))?;
     let store = CIDStore::open_with(&path, Mode::ReadWrite, options())?;
     log.chunks(2).try_for_each(|batch| store.apply(batch, Durability::Durable).map(drop))?;
     for name in ["waiting.h5", "waiting.h5-wal"] {
-        std::fs::copy(scratch.path().join(name), folder().join(name))?;
+        std::fs::copy(scratch.path().join(name), folder.join(name))?;
     }
+    let path = scratch.path().join("packed.h5");
+    std::fs::copy(folder.join("closed.h5"), &path)?;
+    let store = CIDStore::open_with(&path, Mode::ReadWrite, options())?;
+    many().chunks(500).try_for_each(|pairs| store.batch_insert(pairs).map(drop))?;
+    store.compact()?;
+    store.close()?;
+    std::fs::copy(&path, folder.join("packed.h5"))?;
     Ok(())
 }

@@ -12,6 +12,8 @@ use crate::wal::Lsn;
 /// Changes ahead of which directory entries, and then buckets, are loaded.
 const DIRECTORY_AHEAD: usize = 20;
 const BUCKET_AHEAD: usize = 10;
+/// A cold partition is loaded when deletions are more than one for so many of its keys.
+const KEYS_PER_DELETION: u64 = 8;
 /// Deletions that the deletion log holds; more are forgotten, and then everything is looked at.
 pub(crate) const DELETIONS: usize = 1 << 16;
 
@@ -71,7 +73,9 @@ impl Engine {
         }
         if self.memory.slot(id).place().is_none() {
             // A partition that cannot be loaded takes changes all the same; whoever reads it is told why.
-            let loads = self.may_load(writer) && self.load(writer, id).is_ok();
+            let loads = self.is_worth_loading(writer, id, change.operation)
+                && self.may_load(writer)
+                && self.load(writer, id).is_ok();
             if !loads {
                 return self.apply_cold(writer, id, hash, change);
             }
@@ -93,18 +97,26 @@ impl Engine {
         Ok(moved)
     }
 
+    /// Loading a partition costs as much as some thousand deletions out of its image do. Insertions are different: only a
+    /// loaded partition tells at once whether a pair is new.
+    fn is_worth_loading(&self, writer: &mut Writer, id: u32, operation: Operation) -> bool {
+        let Some(keys) = writer.owned(id).and_then(|owned| owned.record).map(|record| record.keys.get()) else {
+            return true;
+        };
+        operation == Operation::Insert || self.partition(id).cold.read().overlay.len() as u64 > keys / KEYS_PER_DELETION
+    }
+
     fn apply_cold(&self, writer: &mut Writer, id: u32, hash: Hash, change: &Change) -> Result<u64> {
         let partition = self.partition(id);
         let moved = match change.operation {
             Operation::Insert => Ok(1),
             // Whether something is deleted is known only to who looks.
-            _ => self.read_cold(&partition).and_then(|()| {
-                let values = self.cold_values(&partition.cold.read(), hash, change.key)?;
-                Ok(match change.operation {
-                    Operation::DeleteKey => values.len() as u64,
-                    _ => u64::from(values.contains(&change.value)),
-                })
+            Operation::DeleteValue => self.read_cold(&partition).and_then(|()| {
+                self.cold_contains(&partition.cold.read(), hash, change.key, change.value).map(u64::from)
             }),
+            Operation::DeleteKey => self
+                .read_cold(&partition)
+                .and_then(|()| Ok(self.cold_values(&partition.cold.read(), hash, change.key)?.len() as u64)),
         };
         if matches!(moved, Ok(0)) {
             return Ok(0);

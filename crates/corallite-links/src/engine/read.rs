@@ -158,6 +158,15 @@ impl Engine {
         Ok(values)
     }
 
+    pub(crate) fn cold_contains(&self, cold: &super::Cold, hash: Hash, key: E, value: E) -> Result<bool> {
+        match &cold.image {
+            Some(image) if cold.overlay.lacks(hash) => {
+                image.contains(hash, key, value).map_err(|flaw| self.flawed(flaw))
+            }
+            _ => Ok(self.cold_values(cold, hash, key)?.contains(&value)),
+        }
+    }
+
     /// Whether a pair is there.
     pub(crate) fn contains(&self, key: E, value: E) -> Result<bool> {
         let hash = self.seed.hash(key);
@@ -166,12 +175,7 @@ impl Engine {
             match self.find_pair(hash, key, value) {
                 Ok(found) => return Ok(found),
                 Err(Seen::Cold(id)) => {
-                    let found = self.with_cold(id, hash, |cold| match &cold.image {
-                        Some(image) if cold.overlay.lacks(hash) => {
-                            image.contains(hash, key, value).map_err(|flaw| self.flawed(flaw))
-                        }
-                        _ => Ok(self.cold_values(cold, hash, key)?.contains(&value)),
-                    })?;
+                    let found = self.with_cold(id, hash, |cold| self.cold_contains(cold, hash, key, value))?;
                     if let Some(found) = found {
                         return Ok(found);
                     }

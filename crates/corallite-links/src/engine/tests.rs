@@ -133,6 +133,27 @@ fn merging_partitions_and_buckets_changes_no_answer() {
     check(&engine, &writer, &model);
 }
 
+#[test]
+fn a_packed_partition_has_the_same_content_in_full_buckets_and_splits_again() {
+    let (engine, mut writer, mut model) = work(|random| E::new(u128::from(random.next())), 60_000, 5);
+    let Writer { allocator, partitions, .. } = &mut writer;
+    let owned = partitions[0].as_mut().unwrap();
+    let mut arena = crate::arena::Arena { memory: &engine.memory, allocator };
+    let packed = owned.hot.as_ref().unwrap().pack(&mut arena, engine.seed, crate::bucket::CELLS).unwrap();
+    let cells = model.values().map(|values| if values.len() > 4 { 1 } else { values.len() }).sum::<usize>();
+    assert!(packed.buckets as usize <= cells * 10 / 9 / crate::bucket::CELLS + 1, "{} for {cells}", packed.buckets);
+    engine.memory.slot(0).set_place(Some(packed.place()));
+    owned.hot.replace(packed).unwrap().free_buckets(&mut arena);
+    owned.must_fold = true;
+    check(&engine, &writer, &model);
+    let mut random = Random(6);
+    for _ in 0..60_000 {
+        let change = Change::insert(E::new(u128::from(random.next())), E::new(1));
+        assert_eq!(engine.apply(&mut writer, &[change], 0).unwrap(), expected(&mut model, &change));
+    }
+    check(&engine, &writer, &model);
+}
+
 /// Keys whose hashes have the same top bits under the seed of the tests, as someone who knows it could make them.
 fn colliding(count: usize, bits: u32) -> Vec<E> {
     let seed = Seed([11, 12]);

@@ -127,28 +127,33 @@ impl CIDStore {
     ///
     /// As [`CIDStore::get`] and [`CIDStore::checkpoint`].
     pub fn compact(&self) -> Result<Maintenance> {
-        let mut done = self.background_maintenance()?;
-        // What is written anew goes to free space near the beginning, and what it frees is handed out from the next commit on:
-        // first everything, then what came to lie beyond the size that would do.
+        let log = self.deletion_log();
+        let deletions = log.scan().len() as u64;
+        let mut done = Maintenance { deletions, ..self.background_maintenance()? };
+        // Everything was looked at, and so was what the deletion log named.
+        log.clear_first(done.deletions as usize);
+        // What is written anew goes to free space near the beginning: first everything, then what came to lie beyond the size
+        // that would do.
         let mut fold = Fold::Anew;
-        let mut before = u64::MAX;
-        for _ in 0..PASSES {
-            for fold in [fold, Fold::Grown, Fold::Grown] {
+        let mut best = u64::MAX;
+        for pass in 0..PASSES {
+            // What a commit frees can be given back by the next one.
+            for fold in [fold, Fold::Grown] {
                 let report = self.shared.checkpoint(fold)?;
                 done.folded = done.folded.max(report.folded);
                 // Space is all that is at stake; what cannot be given back now is reused later.
+                let _ = self.shared.storage.expire_versions();
                 let _ = self.shared.storage.reclaim();
             }
             let (file, images) = self.sizes();
-            let enough = images + images / 64 + (256 << 10);
-            if file <= enough {
+            let enough = images + images / 16 + (256 << 10);
+            // With holes that nothing fits into, it only goes back and forth from some pass on.
+            if file <= enough || pass > 2 && file <= best {
                 break;
             }
-            // Where no hole is large enough, everything moves once more.
-            fold = if file < before { Fold::Beyond(enough) } else { Fold::Anew };
-            before = file;
+            best = best.min(file);
+            fold = Fold::Beyond(enough);
         }
-        let _ = self.shared.storage.expire_versions();
         Ok(done)
     }
 

@@ -14,7 +14,7 @@ use super::{Model, Outcome, Random, change, expect, key};
 pub type Files = HashMap<PathBuf, Vec<u8>>;
 
 pub const BUCKET: usize = 4096;
-pub const RECORD: usize = 136;
+pub const RECORD: usize = 144;
 
 pub fn store() -> &'static Path {
     Path::new("/disk/links.h5")

@@ -1,23 +1,24 @@
 //! A loaded partition: extendible hashing over buckets in memory.
 //!
 //! The partition's directory has a power of two of entries, chosen by the hash bits below the partition's prefix. A full
-//! bucket is split by the next bit, the directory doubled where need be. When the directory has grown far beyond its buckets,
-//! the keys share their hash bits, by chance or by malice, and splitting would not help: the bucket gets an overflow bucket.
+//! bucket is split ([`shape`]), the directory doubled where need be. When the directory has grown far beyond its buckets, the
+//! keys share their hash bits, by chance or by malice, and splitting would not help: the bucket gets an overflow bucket.
 //!
 //! Changes of one bucket's content are announced by the bucket's version, all others by the partition's [`Slot`].
+
+mod shape;
 
 use std::collections::HashMap;
 
 use crate::E;
-use crate::arena::{Arena, DIRECTORY_BITS, Entries, Memory, OutOfMemory, Place, Slot};
+use crate::arena::{Arena, Entries, Memory, OutOfMemory, Place, Slot};
 use crate::bucket::{self, CELLS, Hit, State};
 use crate::entry::MULTI_VALUE_THRESHOLD;
 use crate::hash::{Hash, Seed};
 use crate::image::Image;
 use crate::set::{self, SetHead};
 
-/// A directory may have this many entries for each bucket before full buckets overflow instead of being split.
-const ENTRIES_PER_BUCKET: usize = 8;
+pub(crate) use shape::shared_bits;
 
 /// What the writer knows of a loaded partition.
 #[derive(Debug)]
@@ -397,296 +398,9 @@ impl Hot {
         Ok(true)
     }
 
-    /// The cells of a bucket and its overflow buckets; these are given back.
-    fn gather(&mut self, arena: &mut Arena<'_>, head: u32) -> Vec<Cell> {
-        let mut cells = Vec::with_capacity(CELLS);
-        let mut at = head;
-        while at != 0 {
-            let bucket = arena.memory.bucket(at);
-            bucket::for_each(bucket, |Hit { slot, inline }| {
-                let state = State { spilled: !inline, order: bucket::order(bucket, slot) };
-                cells.push(Cell { key: bucket::key(bucket, slot), value: bucket::value(bucket, slot), state });
-            });
-            let next = bucket::next(bucket);
-            if at != head {
-                arena.free_bucket(at);
-                self.buckets -= 1;
-            }
-            at = next;
-        }
-        cells
-    }
-
-    /// Puts cells into an empty bucket, and into overflow buckets where it is full.
-    fn scatter(
-        &mut self,
-        arena: &mut Arena<'_>,
-        seed: Seed,
-        head: u32,
-        cells: impl IntoIterator<Item = Cell>,
-    ) -> Result<(), OutOfMemory> {
-        let mut at = head;
-        for cell in cells {
-            let hash = seed.hash(cell.key);
-            if !arena.memory.bucket(at).place(hash, cell.key, cell.value, cell.state) {
-                at = self.overflow(arena, at)?;
-                arena.memory.bucket(at).place(hash, cell.key, cell.value, cell.state);
-            }
-        }
-        Ok(())
-    }
-
-    fn overflow(&mut self, arena: &mut Arena<'_>, last: u32) -> Result<u32, OutOfMemory> {
-        let depth = bucket::head(arena.memory.bucket(last)).depth;
-        let next = arena.new_bucket(depth)?;
-        arena.memory.bucket(last).set_next(next);
-        self.buckets += 1;
-        Ok(next)
-    }
-
-    fn may_double(&self) -> bool {
-        let entries = 1_usize << self.bits;
-        u32::from(self.bits) < DIRECTORY_BITS && 2 * entries <= ENTRIES_PER_BUCKET * self.buckets as usize + 8
-    }
-
-    fn make_room(
-        &mut self,
-        arena: &mut Arena<'_>,
-        slot: Option<Slot<'_>>,
-        seed: Seed,
-        hash: Hash,
-        search: &Search,
-        events: &mut Events,
-    ) -> Result<(), OutOfMemory> {
-        let depth = bucket::head(arena.memory.bucket(search.head)).depth;
-        let changing = slot.map(Slot::change);
-        if depth == self.bits && self.may_double() {
-            self.double(arena.memory);
-            events.doublings += 1;
-        }
-        let outcome = if depth < self.bits {
-            events.splits += 1;
-            self.split(arena, seed, self.index(hash))
-        } else {
-            events.overflows += 1;
-            self.overflow(arena, search.last).map(drop)
-        };
-        if let Some(slot) = slot {
-            slot.set_place(Some(self.place()));
-        }
-        drop(changing);
-        outcome
-    }
-
-    fn double(&mut self, memory: &Memory) {
-        let entries = self.entries(memory);
-        for index in (0..1_usize << self.bits).rev() {
-            let bucket = entries.get(index);
-            entries.set(2 * index, bucket);
-            entries.set(2 * index + 1, bucket);
-        }
-        self.bits += 1;
-    }
-
-    /// Splits the bucket at a directory entry by the next bit of its keys.
-    fn split(&mut self, arena: &mut Arena<'_>, seed: Seed, index: usize) -> Result<(), OutOfMemory> {
-        let memory = arena.memory;
-        let entries = self.entries(memory);
-        let old = entries.get(index);
-        let depth = bucket::head(memory.bucket(old)).depth;
-        let new = arena.new_bucket(depth + 1)?;
-        self.buckets += 1;
-        let cells = self.gather(arena, old);
-        let bucket = memory.bucket(old);
-        bucket.begin();
-        bucket.clear(depth + 1);
-        let bit = u32::from(self.skip) + u32::from(depth);
-        let (upper, lower): (Vec<Cell>, Vec<Cell>) = cells.into_iter().partition(|cell| seed.hash(cell.key).bit(bit));
-        let outcome = self.scatter(arena, seed, old, lower).and(self.scatter(arena, seed, new, upper));
-        bucket.end();
-        let span = 1_usize << (self.bits - depth);
-        let first = index / span * span;
-        for entry in first + span / 2..first + span {
-            entries.set(entry, new);
-        }
-        outcome
-    }
-
-    /// Joins half-empty buckets with their buddies and halves the directory while it can be; says how many were joined.
-    pub(crate) fn merge(
-        &mut self,
-        arena: &mut Arena<'_>,
-        slot: Option<Slot<'_>>,
-        seed: Seed,
-        events: &mut Events,
-    ) -> Result<u64, OutOfMemory> {
-        let memory = arena.memory;
-        let changing = slot.map(Slot::change);
-        let entries = self.entries(memory);
-        let mut merged = 0;
-        let mut index = 0;
-        while index < 1 << self.bits {
-            let left = entries.get(index);
-            let head = bucket::head(memory.bucket(left));
-            if head.depth == 0 {
-                break;
-            }
-            let span = 1_usize << (self.bits - head.depth.min(self.bits));
-            let first = index / span * span;
-            let buddy = first + span;
-            index = buddy;
-            if first / span % 2 == 1 || buddy >= 1 << self.bits {
-                continue;
-            }
-            let right = entries.get(buddy);
-            let other = bucket::head(memory.bucket(right));
-            let alone = bucket::next(memory.bucket(left)) == 0 && bucket::next(memory.bucket(right)) == 0;
-            // A quarter of room is left, so that the next insertions do not split it again.
-            let fits = usize::from(head.used) + usize::from(other.used) <= CELLS * 3 / 4;
-            if other.depth != head.depth || !alone || !fits {
-                continue;
-            }
-            let mut cells = self.gather(arena, left);
-            cells.extend(self.gather(arena, right));
-            let bucket = memory.bucket(left);
-            bucket.begin();
-            bucket.clear(head.depth - 1);
-            self.scatter(arena, seed, left, cells)?;
-            bucket.end();
-            for entry in buddy..buddy + span {
-                entries.set(entry, left);
-            }
-            arena.free_bucket(right);
-            self.buckets -= 1;
-            merged += 1;
-            // The joined bucket may have a buddy in turn.
-            index = first / (2 * span) * (2 * span);
-            if first / (2 * span) % 2 == 1 {
-                index -= 2 * span;
-            }
-        }
-        while self.bits > 0
-            && (0..1_usize << (self.bits - 1)).all(|pair| entries.get(2 * pair) == entries.get(2 * pair + 1))
-        {
-            for pair in 0..1_usize << (self.bits - 1) {
-                entries.set(pair, entries.get(2 * pair));
-            }
-            self.bits -= 1;
-            events.halvings += 1;
-        }
-        if let Some(slot) = slot {
-            slot.set_place(Some(self.place()));
-        }
-        drop(changing);
-        events.merges += merged;
-        Ok(merged)
-    }
-
-    /// The buckets that directory entries name, each once, in the order of the directory.
-    fn heads(&self, memory: &Memory) -> Vec<u32> {
-        let entries = self.entries(memory);
-        let mut heads: Vec<u32> = Vec::with_capacity(self.buckets as usize);
-        for index in 0..1_usize << self.bits {
-            let bucket = entries.get(index);
-            if heads.last() != Some(&bucket) {
-                heads.push(bucket);
-            }
-        }
-        heads
-    }
-
-    /// Calls `each` for every bucket, overflow buckets after their heads.
-    fn for_each_bucket(&self, memory: &Memory, mut each: impl FnMut(u32)) {
-        for head in self.heads(memory) {
-            let mut at = head;
-            while at != 0 {
-                each(at);
-                at = bucket::next(memory.bucket(at));
-            }
-        }
-    }
-
-    /// Divides the partition by the next bit of its keys; what is returned has the upper half. The caller keeps readers
-    /// out meanwhile.
-    pub(crate) fn divide(&mut self, arena: &mut Arena<'_>, seed: Seed) -> Result<Self, OutOfMemory> {
-        let memory = arena.memory;
-        let directory = arena.new_directory()?;
-        if self.bits == 0 {
-            self.double(memory);
-        }
-        if bucket::head(memory.bucket(self.entries(memory).get(0))).depth == 0 {
-            self.split(arena, seed, 0)?;
-        }
-        self.bits -= 1;
-        self.skip += 1;
-        let half = 1_usize << self.bits;
-        for index in 0..half {
-            memory.directory(directory).set(index, self.entries(memory).get(half + index));
-        }
-        let mut upper =
-            Self { directory, bits: self.bits, skip: self.skip, buckets: 0, keys: 0, pairs: 0, set_units: 0 };
-        for part in [&mut *self, &mut upper] {
-            let (mut buckets, mut keys, mut pairs, mut set_units) = (0, 0, 0, 0);
-            part.for_each_bucket(memory, |index| {
-                let bucket = memory.bucket(index);
-                buckets += 1;
-                bucket.set_depth(bucket::head(bucket).depth - 1);
-                bucket::for_each(bucket, |Hit { slot, inline }| {
-                    if inline {
-                        pairs += 1;
-                        keys += u64::from(bucket::order(bucket, slot) == 0);
-                    } else {
-                        let set = SetHead::of(memory.set(bucket::value(bucket, slot).low()));
-                        keys += 1;
-                        pairs += u64::from(set.live());
-                        set_units += set::units(set.capacity);
-                    }
-                });
-            });
-            (part.buckets, part.keys, part.pairs, part.set_units) = (buckets, keys, pairs, set_units);
-        }
-        Ok(upper)
-    }
-
-    /// Takes in the partition with the other half of the keys, which is then gone; `false`, and nothing changed, when the
-    /// directory would become too large. The caller keeps readers out of both.
-    pub(crate) fn join(&mut self, arena: &mut Arena<'_>, upper: &mut Self) -> bool {
-        let memory = arena.memory;
-        let bits = self.bits.max(upper.bits);
-        if u32::from(bits) + 1 > DIRECTORY_BITS {
-            return false;
-        }
-        while self.bits < bits {
-            self.double(memory);
-        }
-        while upper.bits < bits {
-            upper.double(memory);
-        }
-        for part in [&*self, &*upper] {
-            part.for_each_bucket(memory, |index| {
-                let bucket = memory.bucket(index);
-                bucket.set_depth(bucket::head(bucket).depth + 1);
-            });
-        }
-        let half = 1_usize << bits;
-        for index in 0..half {
-            self.entries(memory).set(half + index, upper.entries(memory).get(index));
-        }
-        arena.free_directory(upper.directory);
-        self.bits = bits + 1;
-        self.skip -= 1;
-        self.buckets += upper.buckets;
-        self.keys += upper.keys;
-        self.pairs += upper.pairs;
-        self.set_units += upper.set_units;
-        true
-    }
-
     /// Gives all memory back. The caller keeps readers out before and after.
     pub(crate) fn free(self, arena: &mut Arena<'_>) {
-        let mut buckets = Vec::with_capacity(self.buckets as usize);
-        self.for_each_bucket(arena.memory, |index| buckets.push(index));
-        for index in buckets {
+        self.for_each_bucket(arena.memory, |index| {
             let bucket = arena.memory.bucket(index);
             bucket::for_each(bucket, |Hit { slot, inline }| {
                 if !inline {
@@ -694,9 +408,8 @@ impl Hot {
                     arena.free_set(unit, SetHead::of(arena.memory.set(unit)).capacity);
                 }
             });
-            arena.free_bucket(index);
-        }
-        arena.free_directory(self.directory);
+        });
+        self.free_buckets(arena);
     }
 
     /// Calls `each` with every key and its values.
