@@ -52,6 +52,15 @@ impl Engine for Corallite {
         Ok(())
     }
 
+    /// A checkpoint that begins meanwhile has to wait for its turn to write the file; commits have not.
+    fn without_checkpoints(&self, work: &dyn Fn() -> Result<()>) -> Result<()> {
+        self.store.storage().transaction(|_| work())
+    }
+
+    fn replayed(&self) -> Option<u64> {
+        Some(self.store.get_metrics().replayed)
+    }
+
     fn compact(self: Box<Self>) -> Result<()> {
         let Self { store, queue } = *self;
         drop(queue);

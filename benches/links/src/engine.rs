@@ -61,6 +61,16 @@ pub(crate) trait Engine: Send + Sync {
         Ok(())
     }
 
+    /// Does the work while no checkpoint ends, as far as the engine can be kept from it: its log fills.
+    fn without_checkpoints(&self, work: &dyn Fn() -> Result<()>) -> Result<()> {
+        work()
+    }
+
+    /// Changes that opening replayed from the log, if the engine tells.
+    fn replayed(&self) -> Option<u64> {
+        None
+    }
+
     /// Makes the files as small as the engine can, and closes.
     fn compact(self: Box<Self>) -> Result<()>;
 

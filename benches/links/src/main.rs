@@ -17,7 +17,8 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::engine::{Kind, Settings};
-use crate::rounds::{compare, growth, larger_than_memory, one, reopen};
+use crate::rounds::reopen::Kill;
+use crate::rounds::{cold, compare, growth, larger_than_memory, one, reopen};
 
 /// Durable multi-maps of 128-bit ids, compared.
 #[derive(Parser)]
@@ -71,6 +72,35 @@ enum Command {
         #[arg(long, value_parser = clap::value_parser!(u64).range(1 << 24..))]
         memory: u64,
     },
+    /// How long opening takes one engine: after a clean close, and after a kill with all that can be left to recover.
+    Reopen {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        output: Output,
+        /// The engine.
+        #[arg(long)]
+        engine: Kind,
+        /// Keys that are there.
+        #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+        keys: u64,
+        /// How often it is opened after a clean close.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+        times: u64,
+    },
+    /// What lookups cost one engine with nothing in memory. Drops the page cache of the machine, as root.
+    Cold {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        output: Output,
+        /// The engine.
+        #[arg(long)]
+        engine: Kind,
+        /// Keys that are there.
+        #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+        keys: u64,
+    },
     /// One round of one engine, as JSON.
     #[command(hide = true)]
     One {
@@ -81,13 +111,16 @@ enum Command {
         #[arg(long)]
         keys: u64,
     },
-    /// Durable batches for ever, in the folder of a round.
+    /// Durable batches until it is killed, in the folder of a round.
     #[command(hide = true)]
     WriteUntilKilled {
         #[command(flatten)]
         common: Common,
         #[arg(long)]
         engine: Kind,
+        /// Only as many as fill the log, which no checkpoint then empties.
+        #[arg(long)]
+        log_full: bool,
     },
 }
 
@@ -133,10 +166,15 @@ fn main() -> Result<()> {
             let common = Common { dir, cache_bytes: memory / 2 };
             larger_than_memory::run(&common, &output, engine, memory)
         }
+        Command::Reopen { common, output, engine, keys, times } => reopen::run(&common, &output, engine, keys, times),
+        Command::Cold { common, output, engine, keys } => cold::run(&common, &output, engine, keys),
         Command::One { common, engine, keys } => {
             let sample = one::run(&common, engine, keys)?;
             Ok(writeln!(io::stdout(), "{}", serde_json::to_string(&sample)?)?)
         }
-        Command::WriteUntilKilled { common, engine } => reopen::write_until_killed(&common, engine),
+        Command::WriteUntilKilled { common, engine, log_full } => {
+            let kill = if log_full { Kill::LogFull } else { Kill::Writing };
+            reopen::write_until_killed(&common, engine, kill)
+        }
     }
 }

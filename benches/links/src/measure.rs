@@ -1,7 +1,8 @@
 //! Clocks, percentiles, and sizes.
 
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,11 @@ impl Latencies {
         self.0.len()
     }
 
+    /// Nanoseconds of an operation on average.
+    pub(crate) fn mean(&self) -> f64 {
+        self.0.iter().sum::<u64>() as f64 / self.0.len() as f64
+    }
+
     /// Nanoseconds that `share` of the operations did not exceed (nearest rank).
     pub(crate) fn percentile(&mut self, share: f64) -> f64 {
         if self.0.is_empty() {
@@ -89,7 +95,6 @@ pub(crate) fn clock_cost() -> f64 {
 
 /// The median time to write 4 KiB over themselves and sync them in this folder, in microseconds.
 pub(crate) fn fsync_cost(folder: &Path) -> Result<f64> {
-    use std::os::unix::fs::FileExt;
     let path = folder.join("fsync");
     let file = File::create_new(&path)?;
     let mut times = Vec::new();
@@ -110,6 +115,24 @@ pub(crate) fn disk_bytes(path: &Path) -> Result<u64> {
         return Ok(metadata.blocks() * 512);
     }
     fs::read_dir(path)?.map(|entry| disk_bytes(&entry?.path())).sum()
+}
+
+/// The kernel's page cache, in the hands of somebody who may drop it.
+pub(crate) struct PageCache(File);
+
+impl PageCache {
+    /// Fails where this process may not drop it; as a rule, root may.
+    pub(crate) fn open() -> io::Result<Self> {
+        OpenOptions::new().write(true).open("/proc/sys/vm/drop_caches").map(Self)
+    }
+
+    /// Drops it, for all processes of this machine; what somebody has mapped stays.
+    pub(crate) fn drop_all(&self) -> io::Result<()> {
+        // SAFETY: the call takes nothing and touches no memory. Without it, what is not written yet would stay.
+        unsafe { libc::sync() };
+        // At offset 0: the kernel ignores what is written behind it.
+        self.0.write_all_at(b"3", 0)
+    }
 }
 
 /// Memory of this process, in bytes.
@@ -164,6 +187,13 @@ mod tests {
         assert_eq!(latencies.percentile(0.99), 990.0);
         assert_eq!(latencies.percentile(0.999), 999.0);
         assert_eq!(latencies.percentile(1.0), 1000.0);
+    }
+
+    #[test]
+    fn a_mean_counts_every_operation() {
+        let mut latencies = Latencies::default();
+        [1, 2, 9].map(Duration::from_nanos).into_iter().for_each(|time| latencies.add(time));
+        assert_eq!(latencies.mean(), 4.0);
     }
 
     #[test]

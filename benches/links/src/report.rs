@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 
 use crate::engine::Kind;
 use crate::measure::{clock_cost, median};
+use crate::rounds::cold::Cold;
 use crate::rounds::compare::Samples;
 use crate::rounds::growth::Stage;
 use crate::rounds::larger_than_memory::Outgrown;
+use crate::rounds::reopen::Reopened;
 use crate::sample::{Better, FIGURES, Figure};
 use crate::{Common, Output};
 
@@ -150,8 +152,6 @@ pub(crate) fn growth(common: &Common, output: &Output, engine: Kind, stages: &[S
 
 /// One engine with more data than memory.
 pub(crate) fn larger_than_memory(common: &Common, output: &Output, engine: Kind, outgrown: &Outgrown) -> Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "| | {} |\n|---|---:|", engine.name())?;
     let rows = [
         ("memory, MiB", mebibytes(outgrown.memory_bytes)),
         ("pairs", outgrown.pairs as f64),
@@ -164,10 +164,51 @@ pub(crate) fn larger_than_memory(common: &Common, output: &Output, engine: Kind,
         ("most resident, anonymous, MiB", mebibytes(outgrown.peak_anonymous_bytes)),
         ("on disk, bytes for each key", outgrown.bytes_per_key),
     ];
-    for (name, figure) in rows {
-        writeln!(out, "| {name} | {} |", grouped(figure, 0))?;
-    }
+    column(engine, rows.map(|(name, figure)| (name, grouped(figure, 0))))?;
     output.write(&json!({ "engine": engine, "cache_bytes": common.cache_bytes, "larger_than_memory": outgrown }))
+}
+
+/// One engine opened again and again.
+pub(crate) fn reopen(common: &Common, output: &Output, engine: Kind, reopened: &Reopened) -> Result<()> {
+    let clean = &reopened.clean;
+    let rows = [
+        ("keys", grouped(reopened.keys as f64, 0)),
+        ("reopen and get after a clean close, median, ms", grouped(median(clean), 2)),
+        ("the fastest, ms", grouped(clean.iter().copied().fold(f64::NAN, f64::min), 2)),
+        ("the slowest, ms", grouped(clean.iter().copied().fold(f64::NAN, f64::max), 2)),
+        ("reopen and get after kill -9, ms", grouped(reopened.killed, 2)),
+        ("pairs written before the kill", grouped(reopened.written as f64, 0)),
+        (
+            "replayed from the log",
+            reopened.replayed.map_or_else(|| "not told".to_owned(), |records| grouped(records as f64, 0)),
+        ),
+    ];
+    column(engine, rows)?;
+    output.write(&json!({ "engine": engine, "cache_bytes": common.cache_bytes, "reopen": reopened }))
+}
+
+/// One engine with nothing in memory.
+pub(crate) fn cold(common: &Common, output: &Output, engine: Kind, cold: &Cold) -> Result<()> {
+    let rows = [
+        ("keys", grouped(cold.keys as f64, 0)),
+        ("open, cold, ms", grouped(cold.absent.open, 2)),
+        ("absent key, cold: on average, ns", grouped(cold.absent.wall, 0)),
+        ("P99, ns", grouped(cold.absent.p99, 0)),
+        ("present key, cold: on average, ns", grouped(cold.present.wall, 0)),
+        ("P99, ns", grouped(cold.present.p99, 0)),
+    ];
+    column(engine, rows)?;
+    output.write(&json!({ "engine": engine, "cache_bytes": common.cache_bytes, "cold": cold }))
+}
+
+/// A table of one engine.
+fn column<const ROWS: usize>(engine: Kind, rows: [(&str, String); ROWS]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "| | {} |\n|---|---:|", engine.name())?;
+    for (name, figure) in rows {
+        writeln!(out, "| {name} | {figure} |")?;
+    }
+    Ok(())
 }
 
 impl Output {

@@ -33,7 +33,8 @@ figures! {
     get_p999: "get, present: P99.9", "ns", Lower;
     get_rate_two_threads: "get, present, 2 threads", "gets/s", Higher;
     absent_cpu: "get, absent: processor time", "ns", Lower;
-    delete_rate: "delete, durable batches of 10,000, settled", "pairs/s", Higher;
+    delete_in_use_rate: "delete, in use, durable batches of 10,000, settled", "pairs/s", Higher;
+    delete_rate: "delete, just after opening, the same", "pairs/s", Higher;
     fsync: "fdatasync of 4 KiB, of the disk, just before the next", "ns", Neither;
     single_rate: "durable single inserts, one thread", "inserts/s", Higher;
     single_p99: "their P99", "ns", Lower;

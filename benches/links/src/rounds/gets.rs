@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 
-use crate::engine::{Engine, Found};
+use crate::engine::{Engine, Found, Reader};
 use crate::measure::{Latencies, nanoseconds_each, rate, thread_cpu};
 use crate::workload::{self, Ids, Random};
 
@@ -62,12 +62,7 @@ pub(crate) fn measure(engine: &dyn Engine, lookups: &Lookups, warm_up: usize) ->
     let (wall, cpu) = (start.elapsed(), thread_cpu() - cpu);
     check(found, lookups.expected)?;
 
-    let mut latencies = Latencies::with_capacity(lookups.keys.len());
-    for &key in &lookups.keys {
-        let start = Instant::now();
-        black_box(reader(key)?);
-        latencies.add(start.elapsed());
-    }
+    let mut latencies = clocked(&mut reader, lookups)?;
     let count = lookups.keys.len();
     Ok(Gets {
         cpu: nanoseconds_each(cpu, count),
@@ -75,6 +70,25 @@ pub(crate) fn measure(engine: &dyn Engine, lookups: &Lookups, warm_up: usize) ->
         p99: latencies.percentile(0.99),
         p999: latencies.percentile(0.999),
     })
+}
+
+/// Looks up from one thread, every key once, with nothing looked up before.
+pub(crate) fn once(engine: &dyn Engine, lookups: &Lookups) -> Result<Latencies> {
+    clocked(&mut engine.reader()?, lookups)
+}
+
+/// Looks up with a clock around each lookup.
+fn clocked(reader: &mut Reader<'_>, lookups: &Lookups) -> Result<Latencies> {
+    let mut found = Found::default();
+    let mut latencies = Latencies::with_capacity(lookups.keys.len());
+    for &key in &lookups.keys {
+        let start = Instant::now();
+        let one = reader(key)?;
+        latencies.add(start.elapsed());
+        found.merge(one);
+    }
+    check(found, lookups.expected)?;
+    Ok(latencies)
 }
 
 /// Lookups in a second by two threads at once, each doing `count`.

@@ -8,10 +8,7 @@ use super::writes::Batches;
 use super::{gets, progress, writes};
 use crate::engine::Kind;
 use crate::measure::{Scratch, disk_bytes};
-use crate::{Common, Output, report, workload};
-
-/// Keys whose pairs are shuffled with each other, and how far back the cost of inserts at a size is measured.
-const CHUNK: u64 = 1_000_000;
+use crate::{Common, Output, report};
 
 /// Lookups at each size.
 const GETS: usize = 1_000_000;
@@ -43,12 +40,8 @@ pub(crate) fn run(common: &Common, output: &Output, engine: Kind, sizes: &[u64])
     let mut keys = 0;
     for &size in sizes {
         progress(&format!("{}: {size} keys", engine.name()));
-        let mut chunks = Vec::new();
-        while keys < size {
-            let next = size.min(keys + CHUNK);
-            chunks.push(writes::insert(&*database, &workload::pairs(keys..next))?);
-            keys = next;
-        }
+        let chunks = writes::fill(&*database, keys..size)?;
+        keys = size;
         let count = GETS.min(size as usize);
         let gets = gets::measure(&*database, &gets::present(size, count, 1), count)?;
         let all = total(&chunks);

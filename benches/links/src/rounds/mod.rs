@@ -1,5 +1,7 @@
-//! What is run: a comparison of all engines in rounds, or one engine as it grows or outgrows its memory.
+//! What is run: a comparison of all engines in rounds, or one engine as it grows, outgrows its memory, is opened
+//! again, or has nothing in memory.
 
+pub(crate) mod cold;
 pub(crate) mod compare;
 mod concurrent;
 mod gets;

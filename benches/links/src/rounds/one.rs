@@ -1,13 +1,15 @@
-//! One round of one engine: everything the comparison measures, in the life of one database.
+//! One round of one engine: everything the comparison measures, in the life of one database; deletions from a store in
+//! use in that of another.
 
 use std::sync::Arc;
 
 use anyhow::Result;
 
 use super::compare::folder;
+use super::reopen::Kill;
 use super::{concurrent, gets, reopen, writes};
 use crate::Common;
-use crate::engine::Kind;
+use crate::engine::{Found, Kind};
 use crate::measure::{Scratch, disk_bytes, fsync_cost};
 use crate::sample::Sample;
 use crate::workload::{self, Ids};
@@ -15,7 +17,7 @@ use crate::workload::{self, Ids};
 /// Lookups of each kind, at most.
 const GETS: u64 = 1_000_000;
 
-/// Pairs deleted, at most.
+/// Pairs deleted each time, at most.
 const DELETES: usize = 100_000;
 
 /// Inserts one at a time.
@@ -24,7 +26,7 @@ const SINGLES: usize = 1_000;
 /// Measures one engine.
 pub(crate) fn run(common: &Common, engine: Kind, keys: u64) -> Result<Sample> {
     let (folder, settings) = (&folder(common, engine), &common.settings());
-    let _scratch = Scratch::create(folder)?;
+    let scratch = Scratch::create(folder)?;
     let mut sample = Sample::default();
     let pairs = workload::pairs(0..keys);
     let database = engine.open(folder, settings)?;
@@ -47,7 +49,8 @@ pub(crate) fn run(common: &Common, engine: Kind, keys: u64) -> Result<Sample> {
     sample.compacted_bytes = disk_bytes(folder)? as f64 / keys as f64;
 
     let database = engine.open(folder, settings)?;
-    sample.delete_rate = writes::delete(&*database, &pairs, DELETES.min(pairs.len() / 2))?.rate();
+    let deletes = DELETES.min(pairs.len() / 2);
+    sample.delete_rate = writes::delete(&*database, &pairs, deletes)?.rate();
     sample.fsync = fsync_cost(folder)? * 1e3;
     let mut singles = writes::singles(&*database, SINGLES)?;
     sample.single_rate = singles.rate;
@@ -60,8 +63,16 @@ pub(crate) fn run(common: &Common, engine: Kind, keys: u64) -> Result<Sample> {
     database.settle()?;
     drop(database);
 
-    let known = workload::id(Ids::Single, 0);
+    let known = (workload::id(Ids::Single, 0), Found { count: 1, xor: workload::id(Ids::Value, 0) });
     sample.reopen_clean = reopen::clean(engine, folder, settings, known)?;
-    sample.reopen_killed = reopen::killed(common, engine, folder, known)?;
+    sample.reopen_killed = reopen::killed(common, engine, folder, known, Kill::Writing)?.time;
+
+    // In a database of its own: what deletions leave behind would be in the figures of the first one.
+    drop(scratch);
+    let _scratch = Scratch::create(folder)?;
+    let database = engine.open(folder, settings)?;
+    writes::insert(&*database, &pairs)?;
+    gets::once(&*database, &gets::present(keys, count, 1))?;
+    sample.delete_in_use_rate = writes::delete(&*database, &pairs, deletes)?.rate();
     Ok(sample)
 }

@@ -1,6 +1,7 @@
 //! Durable writes of one thread: batches of inserts and deletes, and inserts one at a time.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -9,6 +10,9 @@ use super::gets::check;
 use crate::engine::{Engine, Found, Pair};
 use crate::measure::{Latencies, nanoseconds_each, process_cpu, rate};
 use crate::workload::{self, BATCH, Ids};
+
+/// Keys whose pairs are shuffled with each other where there are too many for all of them.
+const CHUNK: u64 = 1_000_000;
 
 /// What batches took.
 pub(crate) struct Batches {
@@ -35,6 +39,18 @@ pub(crate) fn insert(engine: &dyn Engine, pairs: &[Pair]) -> Result<Batches> {
         pairs.chunks(BATCH).try_for_each(|batch| engine.insert_batch(batch))?;
         engine.settle()
     })
+}
+
+/// Inserts all pairs of a range of keys, chunk after chunk, each of them settled.
+pub(crate) fn fill(engine: &dyn Engine, keys: Range<u64>) -> Result<Vec<Batches>> {
+    let mut chunks = Vec::new();
+    let mut first = keys.start;
+    while first < keys.end {
+        let next = keys.end.min(first + CHUNK);
+        chunks.push(insert(engine, &workload::pairs(first..next))?);
+        first = next;
+    }
+    Ok(chunks)
 }
 
 /// Deletes the first `count` of the pairs and settles, then looks that they are gone and the others of their keys not.
