@@ -220,6 +220,18 @@ pub(crate) fn for_each<W: Words>(bucket: W, mut each: impl FnMut(Hit)) {
     }
 }
 
+/// Calls `each` for every cell that names a value set.
+pub(crate) fn for_each_spilled<W: Words>(bucket: W, mut each: impl FnMut(usize)) {
+    for group in 0..GROUPS {
+        let tags = bucket.word(TAGS + group);
+        let mut spilled = !empty(tags) & !tags & HIGH_BITS;
+        while spilled != 0 {
+            each(group * LANES + lane(spilled));
+            spilled &= spilled - 1;
+        }
+    }
+}
+
 /// The bucket to which cells went when this one was full and could not be split; 0 for none.
 #[inline(always)]
 pub(crate) fn next<W: Words>(bucket: W) -> u32 {
@@ -248,6 +260,15 @@ pub(crate) fn prefetch_cells(bucket: Live<'_>, hash: Hash) {
     for line in 0..4 {
         crate::memory::prefetch(&bucket.0[cells + line * 8]);
     }
+}
+
+/// Where the value set of a key with this hash may be: for loading it ahead, so nothing is compared.
+#[inline]
+pub(crate) fn guess_set(bucket: Live<'_>, hash: Hash) -> Option<u64> {
+    let group = hash.group();
+    let tags = bucket.word(TAGS + group);
+    let spilled = equal(tags, u64::from(hash.tag()) * EACH) & !tags;
+    (spilled != 0).then(|| value(bucket, group * LANES + lane(spilled)).low())
 }
 
 impl Live<'_> {
@@ -369,20 +390,24 @@ impl Live<'_> {
         }
     }
 
-    /// Copies the bucket as it goes into a file, still to be sealed, with `next` as the overflow bucket's number there. Unused cells are
-    /// zero, so that equal links give equal files.
-    pub(crate) fn store(self, next: u32, out: &mut [u8; BYTES]) {
-        for (index, word) in out.chunks_exact_mut(8).enumerate() {
-            word.copy_from_slice(&self.word(index).to_le_bytes());
+    /// Copies the bucket as it is.
+    pub(crate) fn copy(self, out: &mut [u8; BYTES]) {
+        for (word, from) in out.as_chunks_mut().0.iter_mut().zip(self.0) {
+            *word = from.load(Ordering::Relaxed).to_le_bytes();
         }
-        for slot in 0..CELLS {
-            if tag(self, slot) == 0 {
-                let start = (FIRST_CELL + slot * CELL_WORDS) * 8;
-                out[start..start + CELL_WORDS * 8].fill(0);
-            }
-        }
-        out[8..12].copy_from_slice(&next.to_le_bytes());
     }
+}
+
+/// Makes a copied bucket ready to be sealed: with `next` as the overflow bucket's number in the file, and zeros in unused
+/// cells, so that equal links give equal files.
+pub(crate) fn tidy(out: &mut [u8; BYTES], next: u32) {
+    for slot in 0..CELLS {
+        if out[TAGS * 8 + slot] == 0 {
+            let start = (FIRST_CELL + slot * CELL_WORDS) * 8;
+            out[start..start + CELL_WORDS * 8].fill(0);
+        }
+    }
+    out[8..12].copy_from_slice(&next.to_le_bytes());
 }
 
 /// Replaces the value of a cell in a bucket on its way into a file.
@@ -449,18 +474,31 @@ impl Tags {
         self.0.is_empty()
     }
 
-    /// Whether a key with this hash may be in a bucket or its overflow buckets.
-    pub(crate) fn may_hold(&self, head: u32, hash: Hash) -> bool {
+    /// Calls `hit` with every cell in which a key with this hash may be: the bucket's number, and the cell. `false` when there
+    /// are no tags, or when they lead nowhere.
+    #[inline]
+    pub(crate) fn find<E>(
+        &self,
+        head: u32,
+        hash: Hash,
+        mut hit: impl FnMut(u32, Hit) -> Result<(), E>,
+    ) -> Result<bool, E> {
         let pattern = u64::from(hash.tag()) * EACH;
         let mut at = head;
         loop {
             let start = at as usize * TAG_WORDS;
-            let Some(words) = self.0.get(start..).and_then(<[u64]>::first_chunk::<TAG_WORDS>) else { return true };
+            let Some(words) = self.0.get(start..).and_then(<[u64]>::first_chunk::<TAG_WORDS>) else {
+                return Ok(false);
+            };
             let overflow = words[0] as u16;
             let mut group = hash.group();
             for _ in 0..GROUPS {
-                if equal(words[1 + group], pattern) != 0 {
-                    return true;
+                let tags = words[1 + group];
+                let mut matches = equal(tags, pattern);
+                while matches != 0 {
+                    let lane = lane(matches);
+                    hit(at, Hit { slot: group * LANES + lane, inline: byte(tags, lane) & INLINE != 0 })?;
+                    matches &= matches - 1;
                 }
                 if overflow >> group & 1 == 0 {
                     break;
@@ -468,9 +506,12 @@ impl Tags {
                 group = if group == GROUPS - 1 { 0 } else { group + 1 };
             }
             let next = (words[0] >> 32) as u32;
+            if next == 0 {
+                return Ok(true);
+            }
             // Overflow buckets have larger numbers; anything else is for the bucket's reader to report.
             if next <= at {
-                return next != 0;
+                return Ok(false);
             }
             at = next;
         }

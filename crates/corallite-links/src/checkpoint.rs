@@ -25,7 +25,7 @@ use crate::format::{
     self, ChangeRecord, DELETIONS, DIRECTORY, DirectoryForm, PARTITIONS, PartitionRecord, STATE, SliceRecord,
     StateRecord,
 };
-use crate::hot::Hot;
+use crate::hot::{Copy, Hot};
 use crate::image::{Image, directory_sum};
 use crate::set;
 use crate::source::Source;
@@ -403,9 +403,9 @@ impl Checkpoint<'_> {
                 owned.pending = Vec::new();
                 let Writer { allocator, partitions, .. } = &mut *writer;
                 let hot = partitions.get(id as usize).and_then(Option::as_ref).and_then(|owned| owned.hot.as_ref());
-                let Some(image) = hot.map(|hot| self.image_of(hot, allocator)) else { return Ok(None) };
+                let Some(copy) = hot.map(|hot| self.copy_of(hot, allocator)) else { return Ok(None) };
                 drop(writer);
-                return self.fold_one(base, image, directories, output).map(|record| Some(Update::Hot(record)));
+                return self.fold_one(base, copy, directories, output).map(|record| Some(Update::Hot(record)));
             }
             let pending = std::mem::take(&mut owned.pending);
             drop(writer);
@@ -439,18 +439,18 @@ impl Checkpoint<'_> {
     }
 
     /// A partition as it goes into the file: as it is, or, where everything is made small, with full buckets.
-    fn image_of(&self, hot: &Hot, allocator: &mut Allocator) -> Image {
+    fn copy_of(&self, hot: &Hot, allocator: &mut Allocator) -> Copy {
         let engine = self.engine;
         let mut arena = Arena { memory: &engine.memory, allocator };
         let packs = matches!(self.fold, Fold::Anew | Fold::Beyond(_));
         match packs.then(|| hot.pack(&mut arena, engine.seed, bucket::CELLS)) {
             Some(Ok(packed)) => {
-                let image = packed.to_image(&engine.memory);
+                let copy = packed.copy(&engine.memory);
                 packed.free_buckets(&mut arena);
-                image
+                copy
             }
             // Without memory for a second copy it is stored as it is.
-            Some(Err(OutOfMemory)) | None => hot.to_image(&engine.memory),
+            Some(Err(OutOfMemory)) | None => hot.copy(&engine.memory),
         }
     }
 
@@ -490,11 +490,12 @@ impl Checkpoint<'_> {
     fn fold_one(
         &self,
         base: PartitionRecord,
-        mut image: Image,
+        copy: Copy,
         directories: &mut BTreeMap<u32, Vec<u32>>,
         output: &mut Output<'_>,
     ) -> Result<PartitionRecord> {
         let id = base.id.get();
+        let mut image = copy.into_image();
         let mut record = PartitionRecord {
             directory_bits: image.directory.len().ilog2() as u8,
             slices_count: 0,
@@ -560,15 +561,15 @@ impl Checkpoint<'_> {
             output.taken.insert(id);
             parts.push((upper_record, upper));
         }
-        let images: Vec<(PartitionRecord, Image)> =
-            parts.iter().map(|(record, hot)| (*record, self.image_of(hot, &mut writer.allocator))).collect();
+        let copies: Vec<(PartitionRecord, Copy)> =
+            parts.iter().map(|(record, hot)| (*record, self.copy_of(hot, &mut writer.allocator))).collect();
         for (_, hot) in parts {
             hot.free(&mut Arena { memory: &engine.memory, allocator: &mut writer.allocator });
         }
         drop(writer);
-        let mut records = Vec::with_capacity(images.len());
-        for (record, image) in images {
-            records.push(self.fold_one(record, image, directories, output)?);
+        let mut records = Vec::with_capacity(copies.len());
+        for (record, copy) in copies {
+            records.push(self.fold_one(record, copy, directories, output)?);
         }
         Ok(Update::Folded(folded, records))
     }

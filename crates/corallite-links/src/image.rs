@@ -212,13 +212,54 @@ impl StoredImage {
         self.directory[hash.index(u32::from(self.skip), self.bits)]
     }
 
+    /// Calls `each` for every cell of a key, with its bucket. The tags that are kept in memory say where to look, so that a
+    /// bucket is read only for the cell itself.
+    #[inline]
+    fn find(&self, hash: Hash, key: E, mut each: impl FnMut(u32, Stored<'_>, Hit)) -> Result<(), Flaw> {
+        let head = self.head(hash);
+        let found = self.tags.find(head, hash, |at, hit| {
+            let bucket = self.bucket(at)?;
+            if bucket::key(bucket.words(), hit.slot) == key {
+                each(at, bucket.words(), hit);
+            }
+            Ok(())
+        })?;
+        if found {
+            return Ok(());
+        }
+        self.chain(head, |at, bucket| {
+            bucket::find(bucket, hash, key, |hit| each(at, bucket, hit));
+            Ok(())
+        })
+    }
+
     /// Adds the values of a key, in the order of their insertion.
     pub(crate) fn values(&self, hash: Hash, key: E, out: &mut Vec<E>) -> Result<(), Flaw> {
-        let (inline, spill, _) = self.entry(hash, key)?;
-        if let Some((cell, head)) = spill {
-            set::for_each(self.set(cell)?.0, head, |value| out.push(value));
+        let mut spilled = None;
+        let mut count = 0;
+        let mut inline = [(0, 0, E::MIN); MULTI_VALUE_THRESHOLD];
+        self.find(hash, key, |at, bucket, hit| {
+            let value = bucket::value(bucket, hit.slot);
+            if !hit.inline {
+                spilled = Some(value);
+            } else if count < MULTI_VALUE_THRESHOLD {
+                inline[count] = (at, hit.slot, value);
+                count += 1;
+            }
+        })?;
+        if let Some(cell) = spilled {
+            let (set, head) = self.set(cell)?;
+            set::for_each(set, head, |value| out.push(value));
         }
-        out.extend(inline);
+        let inline = &mut inline[..count];
+        // The states of a lone value need not be read.
+        if count > 1 {
+            for (at, slot, _) in &mut *inline {
+                *slot = bucket::order(self.bucket(*at)?.words(), *slot).into();
+            }
+            inline.sort_by_key(|(_, order, _)| *order);
+        }
+        out.extend(inline.iter().map(|(_, _, value)| value));
         Ok(())
     }
 
@@ -227,21 +268,14 @@ impl StoredImage {
         let mut inline: Vec<(u8, E)> = Vec::new();
         let mut spilled = None;
         let mut version = 0;
-        let head = self.head(hash);
-        if !self.tags.may_hold(head, hash) {
-            return Ok((Vec::new(), None, version));
-        }
-        self.chain(head, |_, bucket| {
+        self.find(hash, key, |_, bucket, hit| {
             version = bucket::head(bucket).version.max(version);
-            bucket::find(bucket, hash, key, |hit| {
-                let value = bucket::value(bucket, hit.slot);
-                if !hit.inline {
-                    spilled = Some(value);
-                } else if inline.len() < MULTI_VALUE_THRESHOLD {
-                    inline.push((bucket::order(bucket, hit.slot), value));
-                }
-            });
-            Ok(())
+            let value = bucket::value(bucket, hit.slot);
+            if !hit.inline {
+                spilled = Some(value);
+            } else if inline.len() < MULTI_VALUE_THRESHOLD {
+                inline.push((bucket::order(bucket, hit.slot), value));
+            }
         })?;
         inline.sort_by_key(|(order, _)| *order);
         let spill = match spilled {
@@ -252,12 +286,18 @@ impl StoredImage {
     }
 
     /// Whether a pair is there.
-    pub(crate) fn contains(&self, hash: Hash, key: E, value: E) -> Result<bool, Flaw> {
-        let (inline, spill, _) = self.entry(hash, key)?;
-        Ok(match spill {
-            Some((cell, head)) => set::position(self.set(cell)?.0, head, value).is_some(),
-            None => inline.contains(&value),
-        })
+    pub(crate) fn contains(&self, hash: Hash, key: E, wanted: E) -> Result<bool, Flaw> {
+        let mut found = false;
+        let mut spilled = None;
+        self.find(hash, key, |_, bucket, hit| {
+            let value = bucket::value(bucket, hit.slot);
+            if hit.inline { found |= value == wanted } else { spilled = Some(value) }
+        })?;
+        if let Some(cell) = spilled {
+            let (set, head) = self.set(cell)?;
+            found |= set::position(set, head, wanted).is_some();
+        }
+        Ok(found)
     }
 
     /// Calls `each` with every key and its values.

@@ -18,6 +18,7 @@
 //! bisects the one and scans the other, whose length stays within about twice the square root of the set's.
 
 use std::cmp::Ordering as Compared;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use twox_hash::XxHash3_128;
@@ -34,6 +35,12 @@ const SMALL: usize = 64;
 /// Words somewhere that a value set is read from. Beyond the end they are 0.
 pub(crate) trait SetWords: Copy {
     fn word(self, index: usize) -> u64;
+
+    /// The first value of a range of numbers that is `wanted`, dead or alive.
+    fn find(self, range: Range<usize>, wanted: E) -> Option<usize> {
+        let mut range = range;
+        range.find(|&index| value(self, index) == wanted)
+    }
 }
 
 /// A value set in memory, beginning with its first word.
@@ -48,6 +55,16 @@ impl SetWords for LiveSet<'_> {
     #[inline(always)]
     fn word(self, index: usize) -> u64 {
         self.0.get(index).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    /// One check of the bounds for all of them.
+    #[inline]
+    fn find(self, range: Range<usize>, wanted: E) -> Option<usize> {
+        let values = self.0.get(HEADER + 2 * range.start..HEADER + 2 * range.end)?.as_chunks().0;
+        let is_wanted = |[high, low]: &[AtomicU64; 2]| {
+            low.load(Ordering::Relaxed) == wanted.low() && high.load(Ordering::Relaxed) == wanted.high()
+        };
+        values.iter().position(is_wanted).map(|index| range.start + index)
     }
 }
 
@@ -165,10 +182,27 @@ pub(crate) fn position<S: SetWords>(set: S, head: SetHead, wanted: E) -> Option<
             return Some(index);
         }
     }
-    (head.sorted as usize..head.len as usize).find(|&index| value(set, index) == wanted && !head.is_dead(set, index))
+    let mut from = head.sorted as usize;
+    loop {
+        let index = set.find(from..head.len as usize, wanted)?;
+        if !head.is_dead(set, index) {
+            return Some(index);
+        }
+        from = index + 1;
+    }
 }
 
 impl LiveSet<'_> {
+    /// Loads the header and the first values.
+    #[inline]
+    pub(crate) fn prefetch(self) {
+        for line in 0..4 {
+            if let Some(word) = self.0.get(line * 8) {
+                crate::memory::prefetch(word);
+            }
+        }
+    }
+
     fn set(self, index: usize, word: u64) {
         if let Some(at) = self.0.get(index) {
             at.store(word, Ordering::Relaxed);

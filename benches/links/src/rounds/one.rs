@@ -18,7 +18,7 @@ use crate::workload::{self, Ids};
 const GETS: u64 = 1_000_000;
 
 /// Pairs deleted each time, at most.
-const DELETES: usize = 100_000;
+const DELETES: usize = 500_000;
 
 /// Inserts one at a time.
 const SINGLES: usize = 1_000;

@@ -1,6 +1,6 @@
 //! Applying changes.
 
-use super::{Engine, Writer};
+use super::{Engine, Partition, Writer};
 use crate::arena::{Arena, OutOfMemory, Slot};
 use crate::change::{Change, Operation};
 use crate::error::Result;
@@ -9,9 +9,10 @@ use crate::hash::{Hash, Seed};
 use crate::hot::{Events, Hot};
 use crate::wal::Lsn;
 
-/// Changes ahead of which directory entries, and then buckets, are loaded.
-const DIRECTORY_AHEAD: usize = 20;
-const BUCKET_AHEAD: usize = 10;
+/// Changes ahead of which directory entries, then buckets, then value sets are loaded.
+const DIRECTORY_AHEAD: usize = 24;
+const BUCKET_AHEAD: usize = 14;
+const SET_AHEAD: usize = 5;
 /// A cold partition is loaded when deletions are more than one for so many of its keys.
 const KEYS_PER_DELETION: u64 = 8;
 /// Deletions that the deletion log holds; more are forgotten, and then everything is looked at.
@@ -51,6 +52,9 @@ impl Engine {
             if let Some(ahead) = hashes.get(index + BUCKET_AHEAD) {
                 self.prefetch(*ahead);
             }
+            if let Some(ahead) = hashes.get(index + SET_AHEAD) {
+                self.prefetch_set(*ahead);
+            }
             match self.apply_one(writer, *hash, change, nanos) {
                 Ok(count) => moved += count,
                 // The others are as durable as this one, and must be applied too.
@@ -72,10 +76,10 @@ impl Engine {
             self.note_deletion(writer, change, nanos);
         }
         if self.memory.slot(id).place().is_none() {
-            // A partition that cannot be loaded takes changes all the same; whoever reads it is told why.
-            let loads = self.is_worth_loading(writer, id, change.operation)
-                && self.may_load(writer)
-                && self.load(writer, id).is_ok();
+            // Loading a partition costs as much as some thousand deletions out of its image do. Insertions are different:
+            // only a loaded partition tells at once whether a pair is new. One that cannot be loaded takes changes all the
+            // same; whoever reads it is told why.
+            let loads = change.operation == Operation::Insert && self.may_load(writer) && self.load(writer, id).is_ok();
             if !loads {
                 return self.apply_cold(writer, id, hash, change);
             }
@@ -97,26 +101,13 @@ impl Engine {
         Ok(moved)
     }
 
-    /// Loading a partition costs as much as some thousand deletions out of its image do. Insertions are different: only a
-    /// loaded partition tells at once whether a pair is new.
-    fn is_worth_loading(&self, writer: &mut Writer, id: u32, operation: Operation) -> bool {
-        let Some(keys) = writer.owned(id).and_then(|owned| owned.record).map(|record| record.keys.get()) else {
-            return true;
-        };
-        operation == Operation::Insert || self.partition(id).cold.read().overlay.len() as u64 > keys / KEYS_PER_DELETION
-    }
-
     fn apply_cold(&self, writer: &mut Writer, id: u32, hash: Hash, change: &Change) -> Result<u64> {
         let partition = self.partition(id);
+        // Whether something is deleted is known only to who looks; a partition that cannot be read takes the change all the
+        // same.
         let moved = match change.operation {
             Operation::Insert => Ok(1),
-            // Whether something is deleted is known only to who looks.
-            Operation::DeleteValue => self.read_cold(&partition).and_then(|()| {
-                self.cold_contains(&partition.cold.read(), hash, change.key, change.value).map(u64::from)
-            }),
-            Operation::DeleteKey => self
-                .read_cold(&partition)
-                .and_then(|()| Ok(self.cold_values(&partition.cold.read(), hash, change.key)?.len() as u64)),
+            _ => self.count_deleted(&partition, hash, change),
         };
         if matches!(moved, Ok(0)) {
             return Ok(0);
@@ -125,10 +116,30 @@ impl Engine {
         let before = cold.overlay.bytes();
         cold.overlay.push(hash, *change);
         writer.overlay_bytes = writer.overlay_bytes + cold.overlay.bytes() - before;
+        let waiting = cold.overlay.len() as u64;
+        let keys = cold.record.map_or(0, |record| record.keys.get());
+        drop(cold);
         if let Some(owned) = writer.owned(id) {
             owned.is_dirty = true;
         }
+        if waiting > keys / KEYS_PER_DELETION && self.may_load(writer) {
+            // It can wait; what is in the overlay counts.
+            let _ = self.load(writer, id);
+        }
         moved
+    }
+
+    fn count_deleted(&self, partition: &Partition, hash: Hash, change: &Change) -> Result<u64> {
+        let mut cold = partition.cold.read();
+        if !cold.is_read {
+            drop(cold);
+            self.read_cold(partition)?;
+            cold = partition.cold.read();
+        }
+        match change.operation {
+            Operation::DeleteKey => self.cold_values(&cold, hash, change.key).map(|values| values.len() as u64),
+            _ => self.cold_contains(&cold, hash, change.key, change.value).map(u64::from),
+        }
     }
 
     /// Puts a logged change where it belongs, without loading anything, unless the file holds it already.

@@ -6,18 +6,17 @@
 //!
 //! Changes of one bucket's content are announced by the bucket's version, all others by the partition's [`Slot`].
 
+mod copy;
 mod shape;
-
-use std::collections::HashMap;
 
 use crate::E;
 use crate::arena::{Arena, Entries, Memory, OutOfMemory, Place, Slot};
 use crate::bucket::{self, CELLS, Hit, State};
 use crate::entry::MULTI_VALUE_THRESHOLD;
 use crate::hash::{Hash, Seed};
-use crate::image::Image;
 use crate::set::{self, SetHead};
 
+pub(crate) use copy::Copy;
 pub(crate) use shape::shared_bits;
 
 /// What the writer knows of a loaded partition.
@@ -454,45 +453,5 @@ impl Hot {
             });
         });
         keys
-    }
-
-    /// The partition as it goes into the file, its buckets still to be sealed.
-    pub(crate) fn to_image(&self, memory: &Memory) -> Image {
-        let heads = self.heads(memory);
-        let mut numbers: HashMap<u32, u32> = HashMap::with_capacity(heads.len());
-        let mut order = heads.clone();
-        for head in &heads {
-            // Overflow buckets come after all heads, so that a bucket's overflow bucket always has a larger number.
-            let mut at = bucket::next(memory.bucket(*head));
-            while at != 0 {
-                order.push(at);
-                at = bucket::next(memory.bucket(at));
-            }
-        }
-        for (number, index) in order.iter().enumerate() {
-            numbers.insert(*index, number as u32);
-        }
-        let number_of = |index: u32| numbers.get(&index).copied().unwrap_or(0);
-        let entries = self.entries(memory);
-        let directory = (0..1_usize << self.bits).map(|index| number_of(entries.get(index))).collect();
-        let mut buckets = vec![0; order.len() * bucket::BYTES];
-        let mut sets = Vec::new();
-        let mut values = Vec::new();
-        for (index, out) in order.iter().zip(buckets.as_chunks_mut().0) {
-            let live = memory.bucket(*index);
-            let next = bucket::next(live);
-            live.store(if next == 0 { 0 } else { number_of(next) }, out);
-            bucket::for_each(live, |Hit { slot, inline }| {
-                if !inline {
-                    let set = memory.set(bucket::value(live, slot).low());
-                    values.clear();
-                    set::for_each(set, SetHead::of(set), |value| values.push(value));
-                    let unit = (sets.len() / set::UNIT) as u64;
-                    let checksum = set::encode(&values, &mut sets);
-                    bucket::set_stored_value(out, slot, E::from_parts(checksum, unit));
-                }
-            });
-        }
-        Image { directory, buckets, sets, keys: self.keys, pairs: self.pairs }
     }
 }
