@@ -596,7 +596,8 @@ mod tests {
             bucket.place(seed.hash(key), key, key, State { spilled: false, order: (number % 4) as u8 });
         }
         let mut stored = [0; BYTES];
-        bucket.store(0, &mut stored);
+        bucket.copy(&mut stored);
+        tidy(&mut stored, 0);
         let home = Home::new(7, 8);
         seal(&mut stored, home);
         assert_eq!(check(&mut stored.clone(), home), Checked::Intact);
