@@ -119,6 +119,25 @@ fn a_rollback_is_refused_while_somebody_holds_the_log() {
 }
 
 #[test]
+fn links_that_need_a_checkpoint_within_a_transaction_are_refused_and_nothing_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("store.h5"));
+    store.links().unwrap().insert(KEY, E::new(1)).unwrap();
+    let outcome: Result<u64, Error> = store.storage().transaction(|transaction| {
+        assert!(transaction.storage().is_in_transaction());
+        // More than the log has room for, so that a checkpoint is needed, which would wait for this transaction.
+        for number in 0..2000 {
+            store.links()?.insert(E::new(number), E::new(9))?;
+        }
+        Ok(0)
+    });
+    assert!(matches!(&outcome, Err(error) if error.to_string().contains("within a transaction")), "{outcome:?}");
+    store.links().unwrap().insert(KEY, E::new(2)).unwrap();
+    assert!(values(&store).ends_with(&[2]));
+    store.close().unwrap();
+}
+
+#[test]
 fn links_and_weights_are_written_by_threads_at_the_same_time() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.h5");

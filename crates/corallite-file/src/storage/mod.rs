@@ -9,6 +9,7 @@ mod versions;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::ThreadId;
 
 use hdf5_metno::{File, Group};
 use parking_lot::{Mutex, RwLock};
@@ -68,6 +69,8 @@ pub struct Storage {
     disk: Arc<dyn Disk>,
     /// Held through a transaction, so that one ends before the next begins.
     turn: Mutex<()>,
+    /// The thread whose transaction is under way.
+    holder: Mutex<Option<ThreadId>>,
     state: RwLock<Option<Open>>,
     replay: RwLock<Option<ReplayTarget>>,
 }
@@ -127,6 +130,7 @@ impl Storage {
             options,
             disk,
             turn: Mutex::new(()),
+            holder: Mutex::new(None),
             state: RwLock::new(None),
             replay: RwLock::new(None),
         }

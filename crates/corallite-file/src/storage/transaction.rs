@@ -16,11 +16,21 @@ impl Storage {
     /// Runs `change` as one transaction: committed durably when it returns `Ok`, rolled back when it returns `Err`.
     /// Transactions of several threads take turns; readers are not kept waiting. Changes pending from
     /// [`Storage::file`] join the first transaction that follows.
+    ///
+    /// # Errors
+    ///
+    /// Those of `change` and of the commit; [`Error::Usage`] within a transaction of the same thread, which it would wait
+    /// for without end.
     pub fn transaction<T, E: From<Error>>(
         &self,
         change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
+        if self.is_in_transaction() {
+            let problem = "a transaction cannot begin within another one of the same thread".to_owned();
+            return Err(Error::Usage { path: self.path().to_owned(), problem }.into());
+        }
         let _turn = self.turn.lock();
+        let _holder = Holder::new(self);
         let (pager, file) = self.with(|open| {
             if !open.pager.is_writable() {
                 return Err(Error::ReadOnly { path: self.path().to_owned() });
@@ -42,6 +52,29 @@ impl Storage {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Storage {
+    /// Whether this thread is within a [`Storage::transaction`] of this storage.
+    pub fn is_in_transaction(&self) -> bool {
+        *self.holder.lock() == Some(std::thread::current().id())
+    }
+}
+
+/// Says whose transaction it is while it lives.
+struct Holder<'a>(&'a Storage);
+
+impl<'a> Holder<'a> {
+    fn new(storage: &'a Storage) -> Self {
+        *storage.holder.lock() = Some(std::thread::current().id());
+        Self(storage)
+    }
+}
+
+impl Drop for Holder<'_> {
+    fn drop(&mut self) {
+        *self.0.holder.lock() = None;
     }
 }
 

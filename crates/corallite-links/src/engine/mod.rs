@@ -40,7 +40,8 @@ pub(crate) struct Engine {
     pub(crate) seed: Seed,
     /// The bits of the table in the lowest byte; above them a version that is odd while the table grows or shrinks.
     table: AtomicU64,
-    partitions: RwLock<Vec<Arc<Partition>>>,
+    /// By id; `None` for numbers that were never used.
+    partitions: RwLock<Vec<Option<Arc<Partition>>>>,
     /// The commit that cold partitions are read from; `None` while nothing was stored. Held shared while one is read.
     pub(crate) source: RwLock<Option<Source>>,
     /// States in which a flipped bit was corrected.
@@ -91,16 +92,17 @@ impl Engine {
     }
 
     pub(crate) fn partition(&self, id: u32) -> Arc<Partition> {
-        let known = self.partitions.read().get(id as usize).map(Arc::clone);
+        let known = self.partitions.read().get(id as usize).cloned().flatten();
         known.unwrap_or_default()
     }
 
     /// Makes room for partitions up to `id`.
     pub(crate) fn add_partition(&self, id: u32) {
         let mut partitions = self.partitions.write();
-        while partitions.len() <= id as usize {
-            partitions.push(Arc::default());
+        if partitions.len() <= id as usize {
+            partitions.resize(id as usize + 1, None);
         }
+        partitions[id as usize].get_or_insert_default();
     }
 
     /// Bits of the table, and its version.

@@ -41,7 +41,7 @@ pub(crate) struct Owned {
 pub(crate) struct Writer {
     pub(crate) allocator: Allocator,
     /// By id; `None` for numbers that are free.
-    pub(crate) partitions: Vec<Option<Owned>>,
+    pub(crate) partitions: Vec<Option<Box<Owned>>>,
     pub(crate) events: Events,
     /// Bytes of the overlays.
     pub(crate) overlay_bytes: u64,
@@ -95,7 +95,7 @@ impl Owned {
 
 impl Writer {
     pub(crate) fn owned(&mut self, id: u32) -> Option<&mut Owned> {
-        self.partitions.get_mut(id as usize).and_then(Option::as_mut)
+        self.partitions.get_mut(id as usize).and_then(Option::as_deref_mut)
     }
 
     pub(crate) fn put(&mut self, owned: Owned) {
@@ -103,7 +103,7 @@ impl Writer {
         while self.partitions.len() <= id {
             self.partitions.push(None);
         }
-        self.partitions[id] = Some(owned);
+        self.partitions[id] = Some(Box::new(owned));
     }
 
     /// Numbers that no partition has.

@@ -106,6 +106,7 @@ impl Shared {
             if self.options.background {
                 self.want_checkpoint();
             } else if outcome.is_ok()
+                && !self.storage.is_in_transaction()
                 && let Some(one) = self.checkpointing.try_lock()
                 && let Some(turn) = self.turn.try_lock()
             {
@@ -175,7 +176,7 @@ impl Shared {
         let Some(log) = self.log() else { return Ok(()) };
         let before = log.confirmed();
         // Waited for without a limit: who comes back to the end of the queue is overtaken for ever by two others.
-        let one = self.checkpointing.lock();
+        let one = self.one_checkpoint()?;
         if log.confirmed() != before {
             return Ok(());
         }
@@ -189,7 +190,7 @@ impl Shared {
         }
         if self.engine.source.read().is_none() {
             // The file gets the identity that its log refers to.
-            let one = self.checkpointing.lock();
+            let one = self.one_checkpoint()?;
             self.write_checkpoint(&one, (), Fold::Grown)?;
         }
         let start = *self.log_start.lock();
@@ -205,7 +206,7 @@ impl Shared {
         self.logs.store(true, Ordering::Release);
         if !self.file_has_log.load(Ordering::Acquire) {
             // Before the first record, the file says that it is not whole without its log.
-            let one = self.checkpointing.lock();
+            let one = self.one_checkpoint()?;
             self.write_checkpoint(&one, (), Fold::Grown)?;
         }
         self.want_checkpoint();

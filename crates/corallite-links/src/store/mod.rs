@@ -139,10 +139,24 @@ impl Shared {
         self.log.read().clone()
     }
 
+    /// Waits until no other checkpoint is under way.
+    ///
+    /// # Errors
+    ///
+    /// Within a transaction of the same thread, which whoever writes a checkpoint would wait for.
+    pub(super) fn one_checkpoint(&self) -> Result<MutexGuard<'_, ()>> {
+        if self.storage.is_in_transaction() {
+            let problem = "the links need a checkpoint, which cannot be written within a transaction of the same thread; \
+                           change them before or after it";
+            return Err(corallite_file::Error::Usage { path: self.path.clone(), problem: problem.to_owned() }.into());
+        }
+        Ok(self.checkpointing.lock())
+    }
+
     /// Brings everything that was logged until now into the file, and frees the log's room.
     pub(crate) fn checkpoint(&self, fold: Fold) -> Result<CheckpointReport> {
         loop {
-            let one = self.checkpointing.lock();
+            let one = self.one_checkpoint()?;
             // Whoever has the turn may be waiting for a checkpoint, and then writes it.
             if let Some(turn) = self.turn.try_lock_for(Duration::from_millis(5)) {
                 return self.write_checkpoint(&one, turn, fold);
@@ -265,7 +279,8 @@ impl CIDStore {
     ///
     /// # Errors
     ///
-    /// When the last checkpoint fails. The log then stays, and opening the store again recovers from it.
+    /// When the last checkpoint fails, and [`Error::Poisoned`] when writing failed before. The log then stays, and opening the
+    /// store again recovers from it.
     pub fn close(self) -> Result<()> {
         self.end()
     }
@@ -309,7 +324,10 @@ impl CIDStore {
 impl Shared {
     /// The last checkpoint; whether the log is not needed any more.
     fn finish(&self) -> Result<bool> {
-        if !self.is_writable() || self.failure.lock().is_some() {
+        if let Some(cause) = &*self.failure.lock() {
+            return Err(Error::Poisoned { path: self.path.clone(), cause: cause.clone() });
+        }
+        if !self.is_writable() {
             return Ok(false);
         }
         let nothing = {

@@ -1,5 +1,6 @@
 //! Adding batches: encoding, writing, syncing, and keeping the ring in shape for it.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +15,10 @@ use crate::error::{Error, Result};
 
 /// Zeroed at once, while writers wait.
 const ZERO_PIECE: u64 = (256 << 10) / RECORD;
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
 
 /// What the records of a batch say besides their changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -211,7 +216,24 @@ impl Wal {
             self.check_poison(&state)?;
             state.written.lsn
         };
-        self.sync_to(written)
+        self.sync_to(written)?;
+        self.mark(written);
+        Ok(())
+    }
+
+    /// Leaves a mark behind what was synced, unless something was written there meanwhile.
+    fn mark(&self, synced: Lsn) {
+        let _alone = self.upkeep.lock();
+        {
+            let state = self.state.lock();
+            let is_free = synced.0 - state.confirmed.lsn.0 < self.ring.capacity;
+            if state.written.lsn != synced || !is_free || self.check_poison(&state).is_err() {
+                return;
+            }
+        }
+        let common = Common { shard: 0, nanos: Stamp::now().nanos, log: self.log };
+        // Nothing depends on it but that later damage shows. A disk that fails will say so at the next write.
+        let _ = self.ring.write(synced, Record::of_mark(synced.0, common).as_bytes());
     }
 
     fn sync_to(&self, written: Lsn) -> Result<()> {
@@ -296,7 +318,11 @@ impl Wal {
             }
             // In pieces, each under the lock: a batch that is written meanwhile must not be zeroed.
             let piece = ZERO_PIECE.min(left).min(end.0 - from.0);
-            self.ring.zero(from, piece).map_err(|error| self.poison("write to", error))?;
+            match self.ring.zero(from, piece) {
+                // Whoever needs the room will be told.
+                Err(error) if is_full(&error) => return Ok(false),
+                outcome => outcome.map_err(|error| self.poison("write to", error))?,
+            }
             upkeep.zeroed = Lsn(from.0 + piece);
             left -= piece;
         }

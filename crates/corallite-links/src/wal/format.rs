@@ -24,6 +24,7 @@ pub(super) const HEADER_COPY_AT: u64 = 1536;
 pub(super) const RECORD: u64 = size_of::<Record>() as u64;
 const RECORD_VERSION: u8 = 1;
 const COMMIT: u8 = 15;
+const MARK: u8 = 14;
 /// No log gets this far, so that sums of a number below and a capacity cannot overflow, whatever a file says.
 pub(super) const LSN_LIMIT: u64 = 1 << 62;
 
@@ -59,11 +60,13 @@ pub(super) struct Slot {
     pub(super) checksum: U64,
 }
 
-/// A record of the log, as it lies in the file: a change, or the end of a batch.
+/// A record of the log, as it lies in the file: a change, the end of a batch, or a mark.
 ///
 /// A batch is its changes in order and then one commit record, whose `key` holds the commit of the store's file below
 /// which the batch does not count (high; 0 always counts), and (low) the number of changes with, in the upper 32 bits,
 /// how many records lay between the last synced one and the commit record when it was made. Its `value` is the MAC.
+///
+/// A mark lies where the next batch will begin, and says that everything before it was synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Record {
@@ -178,6 +181,12 @@ impl Record {
         Self::new(COMMIT, seq, common, key, StoredE::default())
     }
 
+    pub(super) fn of_mark(seq: u64, common: Common) -> Self {
+        let mut record = Self::new(MARK, seq, common, StoredE::default(), StoredE::default());
+        record.seal();
+        record
+    }
+
     pub(super) fn set_mac(&mut self, mac: [u8; 16]) {
         self.value = zerocopy::transmute!(mac);
         self.seal();
@@ -225,6 +234,10 @@ impl Record {
 
     pub(super) fn is_commit(&self) -> bool {
         self.version_op & 15 == COMMIT
+    }
+
+    pub(super) fn is_mark(&self) -> bool {
+        self.version_op & 15 == MARK
     }
 
     // What follows is of commit records.

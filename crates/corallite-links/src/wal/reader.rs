@@ -3,8 +3,9 @@
 //! Batches are accepted from a known position on as long as their records are intact and their MACs chain. The first
 //! that does not fit ends the log at X. It is what a crash left of batches that nobody was told are safe, unless
 //! something younger in the ring proves otherwise: every commit record says up to where the log was synced when it was
-//! made, so one that says "beyond X" makes it damage. A batch whose records are all intact but whose MAC is wrong is no
-//! work of a crash either. Whether the very last synced batch was lost cannot be told from a torn end.
+//! made, and after each sync a mark is left behind what was synced, so a record that says "beyond X" makes it damage. A
+//! batch whose records are all intact but whose MAC is wrong is no work of a crash either. The mark is not synced itself: after
+//! a power loss that took it, damage to the very last synced batch cannot be told from a torn end.
 
 use std::io;
 use std::path::Path;
@@ -207,7 +208,7 @@ impl Scan<'_> {
             let mut changes = 0;
             for record in run {
                 let lsn = Lsn(at.0 + changes as u64);
-                if !record.is_intact(lsn.0, self.log) {
+                if !record.is_intact(lsn.0, self.log) || record.is_mark() {
                     return Ok(Err(Stop::Record(lsn)));
                 }
                 if record.is_commit() {
@@ -246,8 +247,12 @@ impl Scan<'_> {
                     younger.lapped = younger.lapped.max(intact.then_some(Lsn(seq)));
                     continue;
                 }
-                younger.records += 1;
                 younger.last = Some(Lsn(seq));
+                if intact && record.is_mark() {
+                    younger.durable = younger.durable.max(Lsn(seq));
+                    continue;
+                }
+                younger.records += 1;
                 if intact && record.is_commit() {
                     younger.durable = younger.durable.max(record.durable());
                 }
