@@ -157,12 +157,8 @@ impl AsyncCIDStore {
     }
 
     /// See [`CIDStore::auto_tune`].
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Usage`] when the runtime shuts down.
-    pub async fn auto_tune(&self) -> Result<Tuning> {
-        self.hand_over(|store| Ok(store.auto_tune())).await
+    pub fn auto_tune(&self, metrics: &LinksMetrics) -> Tuning {
+        self.store.auto_tune(metrics)
     }
 
     /// What the deletion log holds; see [`DeletionLog::scan`](crate::DeletionLog::scan).
