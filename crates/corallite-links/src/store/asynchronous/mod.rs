@@ -4,6 +4,7 @@
 //! what is loaded are made where they are called: they take less than a microsecond, handing them over takes more. What may
 //! wait for the disk, or for the writer, goes to the runtime's blocking threads.
 
+mod directory;
 mod maintain;
 mod open;
 mod read;
@@ -22,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::metrics::Event;
 use crate::wal::{Recovered, Wal};
 
+pub use directory::{AsyncBuckets, AsyncDirectory};
 pub use snapshot::{AsyncPairs, AsyncSnapshot};
 pub use value_set::AsyncValueSet;
 
