@@ -1,8 +1,6 @@
 //! Maintenance, and what a store says of itself.
 
 use super::AsyncCIDStore;
-#[cfg(doc)]
-use crate::CIDStore;
 use crate::E;
 use crate::checkpoint::CheckpointReport;
 use crate::deletion_log::DeletionEntry;
@@ -10,6 +8,8 @@ use crate::error::Result;
 use crate::format::DirectoryForm;
 use crate::metrics::LinksMetrics;
 use crate::store::{Maintenance, Statistics, Tuning};
+#[cfg(doc)]
+use crate::{CIDStore, Error};
 
 impl AsyncCIDStore {
     /// See [`CIDStore::compact_key`].
