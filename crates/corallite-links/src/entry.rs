@@ -95,7 +95,8 @@ impl StateMask {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpillPointer {
     /// Where the value set begins, in units of 16 bytes: in the dataset `/values/<partition>` for a key read from the
-    /// file, in memory for one that is loaded.
+    /// file, in memory for one that is loaded. `u64::MAX` where values that changed in memory become a value set only with
+    /// the next image of a partition that is not loaded.
     pub reference: u64,
     /// How many of its values the sorted region covers.
     pub sorted_count: u32,

@@ -94,7 +94,7 @@ pub(crate) struct StoredImage {
     /// What the checksums of its buckets begin with.
     name: u64,
     bits: u32,
-    directory: Vec<u32>,
+    pub(crate) directory: Vec<u32>,
     tags: Tags,
     buckets: Bytes,
     sets: Bytes,
@@ -191,7 +191,11 @@ impl StoredImage {
     }
 
     /// The buckets of a chain, from a directory entry on.
-    fn chain(&self, head: u32, mut each: impl FnMut(u32, Stored<'_>) -> Result<(), Flaw>) -> Result<(), Flaw> {
+    pub(crate) fn chain(
+        &self,
+        head: u32,
+        mut each: impl FnMut(u32, Stored<'_>) -> Result<(), Flaw>,
+    ) -> Result<(), Flaw> {
         let mut at = head;
         loop {
             let found = self.bucket(at)?;

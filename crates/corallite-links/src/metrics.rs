@@ -90,6 +90,8 @@ pub struct LinksMetrics {
     pub wal_depth: u64,
     /// Syncs of the log.
     pub wal_syncs: u64,
+    /// Nanoseconds spent in them.
+    pub wal_sync_nanos: u64,
     /// Bytes of loaded partitions and of changes to others.
     pub memory_bytes: u64,
     /// Loaded partitions.
@@ -104,7 +106,6 @@ pub(crate) struct Metrics {
     deletes: AtomicU64,
     commits: AtomicU64,
     commit_nanos: AtomicU64,
-    changes: AtomicU64,
     latency: Histogram,
     checkpoints: AtomicU64,
     checkpoint_bytes: AtomicU64,
@@ -125,7 +126,6 @@ impl Default for Metrics {
             deletes: AtomicU64::default(),
             commits: AtomicU64::default(),
             commit_nanos: AtomicU64::default(),
-            changes: AtomicU64::default(),
             latency: Histogram::new(exponential_buckets(20e-6, 2.0, 16)),
             checkpoints: AtomicU64::default(),
             checkpoint_bytes: AtomicU64::default(),
@@ -161,15 +161,9 @@ impl Metrics {
         let inserts = changes.iter().filter(|change| change.operation == Operation::Insert).count() as u64;
         add(&self.inserts, inserts);
         add(&self.deletes, changes.len() as u64 - inserts);
-        add(&self.changes, changes.len() as u64);
         add(&self.commits, 1);
         add(&self.commit_nanos, nanos_of(took));
         self.latency.observe(took.as_secs_f64());
-    }
-
-    pub(crate) fn mean_change(&self) -> Option<Duration> {
-        let nanos = self.commit_nanos.load(Ordering::Relaxed).checked_div(self.changes.load(Ordering::Relaxed));
-        nanos.map(Duration::from_nanos)
     }
 
     pub(crate) fn checkpointed(&self, report: &CheckpointReport) {
@@ -241,6 +235,7 @@ impl CIDStore {
             log_full: read(&metrics.log_full),
             wal_depth: log.depth,
             wal_syncs: log.syncs,
+            wal_sync_nanos: log.sync_nanos,
             memory_bytes,
             loaded_partitions: loaded as u64,
         }

@@ -90,6 +90,18 @@ impl Overlay {
         self.lists.is_empty() || self.lists[hash.0 as usize & (self.lists.len() - 1)] == NONE
     }
 
+    /// Whether something here concerns this key.
+    pub(crate) fn changes_key(&self, hash: Hash, key: E) -> bool {
+        if self.lacks(hash) {
+            return false;
+        }
+        let mut at = self.lists[hash.0 as usize & (self.lists.len() - 1)];
+        while at != NONE && self.changes[at as usize].key != key {
+            at = self.links[at as usize].1;
+        }
+        at != NONE
+    }
+
     /// Does to a key's values what the changes do, in order.
     pub(crate) fn apply(&self, hash: Hash, key: E, values: &mut Vec<E>) {
         if self.lacks(hash) {

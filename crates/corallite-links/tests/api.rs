@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use corallite_links::{BackgroundGC, CIDStore, DirectoryForm, E, HashEntry};
+use corallite_links::{BackgroundGC, CIDStore, DirectoryForm, E, HashEntry, LinksMetrics};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -78,10 +78,27 @@ fn batches_tuning_dumps_and_the_directory_say_what_they_are_asked() -> Outcome {
     let store = store()?;
     assert_eq!(store.batch_delete(&[E::new(0), E::new(1), E::new(77)])?, 12);
     assert_eq!(store.migrate_directory()?, DirectoryForm::Attribute);
-    let tuning = store.auto_tune();
+    let tuning = store.auto_tune(&store.get_metrics());
     assert!(tuning.batch_size >= 64 && tuning.flush_interval > Duration::ZERO, "{tuning:?}");
     let dump = store.debug_dump()?;
     assert!(dump.contains("48 keys, 288 pairs"), "{dump}");
+    Ok(())
+}
+
+#[test]
+fn tuning_follows_from_the_metrics_it_is_given() -> Outcome {
+    let store = store()?;
+    let mut metrics = LinksMetrics::default();
+    let unmeasured = store.auto_tune(&metrics);
+    assert_eq!((unmeasured.batch_size, unmeasured.flush_interval), (2048, Duration::from_millis(1)));
+    (metrics.wal_syncs, metrics.wal_sync_nanos) = (4, 8_000_000);
+    (metrics.inserts, metrics.deletes, metrics.commit_nanos) = (700, 300, 10_000_000);
+    let tuning = store.auto_tune(&metrics);
+    assert_eq!((tuning.batch_size, tuning.flush_interval), (2000, Duration::from_millis(4)));
+    metrics.wal_sync_nanos = u64::MAX;
+    let most = store.auto_tune(&metrics).batch_size;
+    metrics.wal_sync_nanos = 0;
+    assert_eq!((most, store.auto_tune(&metrics).batch_size), (2048, 64));
     Ok(())
 }
 

@@ -73,6 +73,20 @@ fn ask(links: &CIDStore, allowed: &[&Model]) -> Outcome<usize> {
     if whole {
         agree("what a snapshot has", &|model| all == *model)?;
     }
+    let (mut keys, mut whole) = (Vec::new(), true);
+    for bucket in links.directory()?.buckets() {
+        match bucket {
+            Ok(bucket) => keys.extend(bucket.entries().iter().map(|entry| entry.key)),
+            Err(error) => {
+                whole = false;
+                missed(error)?;
+            }
+        }
+    }
+    if whole {
+        keys.sort_unstable();
+        agree("what the buckets have", &|model| keys.iter().eq(model.keys()))?;
+    }
     match links.count() {
         Ok(count) => agree(&format!("the count of {count}"), &|model| count == model.len() as u64)?,
         Err(error) => missed(error)?,
@@ -574,6 +588,10 @@ fn use_all(files: Files) {
         }
         if let Ok(snapshot) = links.snapshot() {
             snapshot.iter().for_each(drop);
+        }
+        if let Ok(directory) = links.directory() {
+            directory.buckets().for_each(drop);
+            let _ = (directory.num_buckets(), directory.bucket_of(key(1)));
         }
         let _ = (links.statistics(), links.verify(), links.debug_dump());
         if mode == Mode::Read {

@@ -6,6 +6,7 @@
 
 mod apply;
 mod freeze;
+mod inspect;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,8 @@ use crate::source::Source;
 
 pub(crate) use apply::DELETIONS;
 pub(crate) use freeze::{Content, Frozen, Kept};
-pub(crate) use read::entry;
+pub(crate) use inspect::Looked;
+use read::entry;
 use writer::PARTITION_BUCKETS;
 pub(crate) use writer::{Owned, Writer};
 

@@ -1,6 +1,5 @@
 //! The partitions in memory against a plain model.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,45 +7,17 @@ use super::{Engine, Writer};
 use crate::hash::Seed;
 use crate::{Change, E, Operation, Values};
 
-type Model = BTreeMap<E, Vec<E>>;
+#[allow(dead_code, unreachable_pub, reason = "the integration tests use more of it")]
+#[path = "../../tests/common/model.rs"]
+mod model;
 
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
+use model::{Model, Random, expect};
 
 fn engine() -> (Engine, Writer) {
     let engine = Engine::new(Path::new("test"), Seed([11, 12]), u64::MAX, Arc::default()).unwrap();
     let mut writer = Writer::default();
     engine.begin(&mut writer).unwrap();
     (engine, writer)
-}
-
-fn expected(model: &mut Model, change: &Change) -> u64 {
-    let values = model.entry(change.key).or_default();
-    let before = values.len() as u64;
-    match change.operation {
-        Operation::Insert if values.contains(&change.value) => {}
-        Operation::Insert => values.push(change.value),
-        Operation::DeleteValue => values.retain(|value| *value != change.value),
-        Operation::DeleteKey => values.clear(),
-    }
-    let after = values.len() as u64;
-    if values.is_empty() {
-        model.remove(&change.key);
-    }
-    before.abs_diff(after)
 }
 
 fn check(engine: &Engine, writer: &Writer, model: &Model) {
@@ -73,7 +44,7 @@ fn check(engine: &Engine, writer: &Writer, model: &Model) {
 
 fn work(keys: impl Fn(&mut Random) -> E, steps: usize, seed: u64) -> (Engine, Writer, Model) {
     let (engine, mut writer) = engine();
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut model = Model::new();
     for step in 0..steps {
         let key = keys(&mut random);
@@ -87,7 +58,7 @@ fn work(keys: impl Fn(&mut Random) -> E, steps: usize, seed: u64) -> (Engine, Wr
             _ => Change::delete(key),
         };
         let moved = engine.apply(&mut writer, &[change], 0).unwrap();
-        assert_eq!(moved, expected(&mut model, &change), "step {step}: {change:?}");
+        assert_eq!(moved, expect(&mut model, &change), "step {step}: {change:?}");
         if step % (steps / 5) == 0 {
             check(&engine, &writer, &model);
         }
@@ -116,7 +87,7 @@ fn merging_partitions_and_buckets_changes_no_answer() {
     for key in keys.iter().skip(keys.len() / 20) {
         let change = Change::delete(*key);
         engine.apply(&mut writer, &[change], 0).unwrap();
-        expected(&mut model, &change);
+        expect(&mut model, &change);
     }
     let before: u64 = writer.allocator.bytes();
     for id in 0..writer.partitions.len() {
@@ -169,7 +140,7 @@ fn keys_that_share_their_hash_bits_neither_blow_up_the_directory_nor_split_witho
     for (number, key) in keys.iter().enumerate() {
         let change = Change::insert(*key, E::new(number as u128));
         engine.apply(&mut writer, &[change], 0).unwrap();
-        expected(&mut model, &change);
+        expect(&mut model, &change);
     }
     check(&engine, &writer, &model);
     let hot = writer.partitions[0].as_ref().unwrap().hot.as_ref().unwrap();
@@ -204,7 +175,7 @@ fn readers_beside_the_writer_see_each_key_with_all_or_part_of_its_values_in_orde
             let (engine, done, steady) = (&engine, &done, &steady);
             scope.spawn(move || {
                 let mut values = Values::default();
-                let mut random = Random(thread);
+                let mut random = Random::new(thread);
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
                     // A key that does not change is whole, whatever happens around it.
                     let key = steady[random.below(500) as usize];
@@ -219,7 +190,7 @@ fn readers_beside_the_writer_see_each_key_with_all_or_part_of_its_values_in_orde
                 }
             });
         }
-        let mut random = Random(77);
+        let mut random = Random::new(77);
         for round in 0..60_u128 {
             for value in 0..12 {
                 let changes: Vec<Change> = (0..300).map(|key| Change::insert(E::new(key), E::new(value))).collect();

@@ -13,6 +13,7 @@ mod read;
 mod transaction;
 mod write;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +31,7 @@ use crate::wal::{Position, Recovered, Wal};
 use crate::{E, metrics::Metrics};
 
 #[cfg(feature = "async")]
-pub use asynchronous::{AsyncCIDStore, AsyncPairs, AsyncSnapshot, AsyncValueSet};
+pub use asynchronous::{AsyncBuckets, AsyncCIDStore, AsyncDirectory, AsyncPairs, AsyncSnapshot, AsyncValueSet};
 pub use iterate::{Pairs, Snapshot};
 pub use maintain::{Maintenance, Statistics, Tuning};
 pub use transaction::Transaction;
@@ -56,10 +57,16 @@ use commit::Request;
 ///
 /// It may be used from any number of threads. Reads of what is loaded take no lock. A write that is applied may be seen by
 /// readers a moment before it is durable; it is acknowledged when it is.
-#[derive(Debug)]
 pub struct CIDStore {
     shared: Arc<Shared>,
     background: Mutex<Option<Background>>,
+}
+
+impl fmt::Debug for CIDStore {
+    /// Only which store it is: all of it would be gigabytes.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("CIDStore").field("path", &self.shared.path).finish_non_exhaustive()
+    }
 }
 
 /// What the store's threads share.

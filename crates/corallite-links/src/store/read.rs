@@ -1,8 +1,7 @@
 //! Reading.
 
 use super::CIDStore;
-use crate::engine;
-use crate::entry::{HashEntry, SpillPointer};
+use crate::entry::HashEntry;
 use crate::error::Result;
 use crate::hash::Hash;
 use crate::{E, Values};
@@ -98,29 +97,8 @@ impl CIDStore {
     /// As [`CIDStore::get`].
     pub fn get_entry(&self, key: E) -> Result<Option<HashEntry>> {
         self.shared.check_open()?;
-        let engine = &self.shared.engine;
-        let hash = engine.seed.hash(key);
-        // The writer is kept out: an entry is looked at by people, and rarely.
         let writer = self.shared.writer.lock();
-        let id = engine.route(hash);
-        if let Some(hot) = writer.partitions.get(id as usize).and_then(|owned| owned.as_ref()?.hot.as_ref()) {
-            let (inline, spill, version) = hot.entry(&engine.memory, hash, key);
-            let spill =
-                spill.map(|(unit, head)| SpillPointer { reference: unit, sorted_count: head.sorted, checksum: 0 });
-            return Ok(engine::entry(key, &inline, spill, version));
-        }
-        let partition = engine.partition(id);
-        engine.read_cold(&partition)?;
-        let cold = partition.cold.read();
-        if cold.overlay.lacks(hash) {
-            return engine.stored_entry(&cold, hash, key);
-        }
-        let values = engine.cold_values(&cold, hash, key)?;
-        if values.len() <= crate::entry::MULTI_VALUE_THRESHOLD {
-            return Ok(engine::entry(key, &values, None, 0));
-        }
-        // They will be a value set when the partition is folded, and are none yet.
-        Ok(engine::entry(key, &[], Some(SpillPointer { reference: u64::MAX, sorted_count: 0, checksum: 0 }), 0))
+        self.shared.engine.entry_of(&writer, key)
     }
 
     /// Whether a key's values lie in a value set.
