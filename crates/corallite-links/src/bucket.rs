@@ -243,12 +243,24 @@ pub(crate) fn head<W: Words>(bucket: W) -> Head {
     Head::unpack(bucket.word(0))
 }
 
-/// The words that a search is likely to touch first.
+/// Loads what a search for this hash reads first, and what a change then writes.
 #[inline]
-pub(crate) fn prefetch(bucket: Live<'_>, hash: Hash) {
-    crate::memory::prefetch(&bucket.0[0]);
-    crate::memory::prefetch(&bucket.0[TAGS + hash.group()]);
-    prefetch_cells(bucket, hash);
+pub(crate) fn prefetch_tags(bucket: Live<'_>, hash: Hash) {
+    for word in [0, TAGS + hash.group(), STATES + hash.group()] {
+        crate::memory::prefetch(&bucket.0[word]);
+    }
+}
+
+/// Loads the first cell that may be the key's, or the one that it would get.
+#[inline]
+pub(crate) fn prefetch_cell(bucket: Live<'_>, hash: Hash) {
+    let group = hash.group();
+    let tags = bucket.word(TAGS + group);
+    let matches = equal(tags, u64::from(hash.tag()) * EACH);
+    let wanted = if matches != 0 { matches } else { empty(tags) };
+    if wanted != 0 {
+        crate::memory::prefetch(&bucket.0[FIRST_CELL + (group * LANES + lane(wanted)) * CELL_WORDS]);
+    }
 }
 
 /// The cells of a key's home group.

@@ -207,7 +207,7 @@ impl Checkpoint<'_> {
             writer.is_frozen = true;
             let mut ids: Vec<u32> =
                 writer.partitions.iter().flatten().filter(|owned| self.concerns(owned)).map(|owned| owned.id).collect();
-            if self.is_crowded(writer.overlay_bytes) {
+            if self.is_crowded(self.engine.overlay_bytes()) {
                 // The largest overlays are folded first: that frees the most memory for what is written.
                 ids.sort_by_key(|id| std::cmp::Reverse(self.engine.partition(*id).cold.read().overlay.len()));
             }
@@ -290,10 +290,8 @@ impl Checkpoint<'_> {
         let mut directories: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         let mut run: Vec<u8> = Vec::new();
         let mut report = CheckpointReport::default();
-        let (run_number, mut overlay_bytes) = {
-            let writer = self.writer.lock();
-            (writer.next_run, writer.overlay_bytes)
-        };
+        let run_number = self.writer.lock().next_run;
+        let mut overlay_bytes = self.engine.overlay_bytes();
         let was_crowded = self.is_crowded(overlay_bytes);
         for id in ids {
             started.push(*id);

@@ -209,7 +209,7 @@ impl CIDStore {
         let (events, memory_bytes, loaded) = {
             let writer = shared.writer.lock();
             let loaded = writer.partitions.iter().flatten().filter(|owned| owned.hot.is_some()).count();
-            (writer.events, writer.bytes(), loaded)
+            (writer.events, shared.engine.bytes(&writer), loaded)
         };
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LinksMetrics {

@@ -29,6 +29,8 @@ use crate::E;
 pub(crate) const UNIT: usize = 16;
 const WORDS_PER_UNIT: usize = UNIT / 8;
 const HEADER: usize = 6;
+/// Cache lines of a set that are loaded ahead.
+const PREFETCHED_LINES: usize = 10;
 /// The largest room whose tombstones fit the header; without a sorted region.
 const SMALL: usize = 64;
 
@@ -196,7 +198,7 @@ impl LiveSet<'_> {
     /// Loads the header and the first values.
     #[inline]
     pub(crate) fn prefetch(self) {
-        for line in 0..4 {
+        for line in 0..PREFETCHED_LINES {
             if let Some(word) = self.0.get(line * 8) {
                 crate::memory::prefetch(word);
             }

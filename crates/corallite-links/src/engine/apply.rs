@@ -1,6 +1,6 @@
 //! Applying changes.
 
-use super::{Engine, Partition, Writer};
+use super::{Ahead, Engine, Partition, Writer};
 use crate::arena::{Arena, OutOfMemory, Slot};
 use crate::change::{Change, Operation};
 use crate::error::Result;
@@ -9,10 +9,6 @@ use crate::hash::{Hash, Seed};
 use crate::hot::{Events, Hot};
 use crate::wal::Lsn;
 
-/// Changes ahead of which directory entries, then buckets, then value sets are loaded.
-const DIRECTORY_AHEAD: usize = 24;
-const BUCKET_AHEAD: usize = 14;
-const SET_AHEAD: usize = 5;
 /// A cold partition is loaded when deletions are more than one for so many of its keys.
 const KEYS_PER_DELETION: u64 = 8;
 /// Deletions that the deletion log holds; more are forgotten, and then everything is looked at.
@@ -45,16 +41,9 @@ impl Engine {
         let hashes: Vec<Hash> = changes.iter().map(|change| self.seed.hash(change.key)).collect();
         let mut moved = 0;
         let mut failed = None;
+        let mut ahead = Ahead::new(self, &hashes);
         for (index, (change, hash)) in changes.iter().zip(&hashes).enumerate() {
-            if let Some(ahead) = hashes.get(index + DIRECTORY_AHEAD) {
-                self.prefetch_directory(*ahead);
-            }
-            if let Some(ahead) = hashes.get(index + BUCKET_AHEAD) {
-                self.prefetch(*ahead);
-            }
-            if let Some(ahead) = hashes.get(index + SET_AHEAD) {
-                self.prefetch_set(*ahead);
-            }
+            ahead.step(index);
             match self.apply_one(writer, *hash, change, nanos) {
                 Ok(count) => moved += count,
                 // The others are as durable as this one, and must be applied too.
@@ -115,7 +104,7 @@ impl Engine {
         let mut cold = partition.cold.write();
         let before = cold.overlay.bytes();
         cold.overlay.push(hash, *change);
-        writer.overlay_bytes = writer.overlay_bytes + cold.overlay.bytes() - before;
+        self.count_overlay(before, cold.overlay.bytes());
         let waiting = cold.overlay.len() as u64;
         let keys = cold.record.map_or(0, |record| record.keys.get());
         drop(cold);
@@ -160,7 +149,7 @@ impl Engine {
         let mut cold = partition.cold.write();
         let before = cold.overlay.bytes();
         cold.overlay.push(hash, *change);
-        writer.overlay_bytes = writer.overlay_bytes + cold.overlay.bytes() - before;
+        self.count_overlay(before, cold.overlay.bytes());
         drop(cold);
         if let Some(owned) = writer.owned(id) {
             owned.is_dirty = true;

@@ -109,7 +109,7 @@ impl Owned {
 
 impl Engine {
     fn owned<'a>(&self, writer: &'a Writer, hash: Hash) -> Result<&'a Owned> {
-        let owned = writer.partitions.get(self.route(hash) as usize).and_then(Option::as_ref);
+        let owned = writer.partitions.get(self.route(hash) as usize).and_then(Option::as_deref);
         owned.ok_or_else(|| Error::damaged(&self.path, "/nodes/partitions", "none has the hash of a key"))
     }
 

@@ -4,6 +4,7 @@
 //! place, or *cold*: an image in the file, mapped, with the changes since in an overlay. Readers take no lock for a hot
 //! partition, and a shared one for a cold partition. There is one writer, who owns the [`Writer`].
 
+mod ahead;
 mod apply;
 mod freeze;
 mod inspect;
@@ -27,6 +28,7 @@ use crate::image::StoredImage;
 use crate::overlay::Overlay;
 use crate::source::Source;
 
+pub(crate) use ahead::Ahead;
 pub(crate) use apply::DELETIONS;
 pub(crate) use freeze::{Content, Frozen, Kept};
 pub(crate) use inspect::Looked;
@@ -48,6 +50,8 @@ pub(crate) struct Engine {
     pub(crate) source: RwLock<Option<Source>>,
     /// States in which a flipped bit was corrected.
     pub(crate) corrections: Arc<AtomicU64>,
+    /// Bytes of the overlays.
+    overlay_bytes: AtomicU64,
     /// How many bytes of partitions may be loaded.
     pub(crate) limit: u64,
     /// Buckets from which on a partition is divided.
@@ -84,6 +88,7 @@ impl Engine {
             partitions: RwLock::default(),
             source: RwLock::default(),
             corrections,
+            overlay_bytes: AtomicU64::new(0),
             limit,
             partition_buckets: PARTITION_BUCKETS,
         })
@@ -181,10 +186,27 @@ impl Engine {
             if record.buckets.get() > 0 {
                 cold.image = Some(Arc::new(source.image(&record)?));
             }
+            let before = cold.overlay.bytes();
             cold.overlay.put_before(changes, self.seed);
+            self.count_overlay(before, cold.overlay.bytes());
         }
         cold.is_read = true;
         Ok(())
+    }
+
+    /// Bytes of the overlays.
+    pub(crate) fn overlay_bytes(&self) -> u64 {
+        self.overlay_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of memory in use.
+    pub(crate) fn bytes(&self, writer: &Writer) -> u64 {
+        writer.allocator.bytes() + self.overlay_bytes()
+    }
+
+    /// An overlay, or several together, had so many bytes and has so many now.
+    pub(crate) fn count_overlay(&self, before: u64, after: u64) {
+        self.overlay_bytes.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
 
     pub(crate) fn flawed(&self, flaw: crate::image::Flaw) -> Error {

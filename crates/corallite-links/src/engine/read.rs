@@ -236,39 +236,6 @@ impl Engine {
         }
     }
 
-    /// Loads the directory entry that a read of this hash needs.
-    #[inline]
-    pub(crate) fn prefetch_directory(&self, hash: Hash) {
-        let id = self.route(hash);
-        if let Some(place) = self.memory.slot(id).place() {
-            let entry = hash.index(u32::from(place.skip), u32::from(place.bits));
-            self.memory.directory(place.directory).prefetch(entry);
-        }
-    }
-
-    /// Loads the lines of the bucket that a read or a change of this hash needs.
-    #[inline]
-    pub(crate) fn prefetch(&self, hash: Hash) {
-        let id = self.route(hash);
-        if let Some(place) = self.memory.slot(id).place() {
-            let entry = hash.index(u32::from(place.skip), u32::from(place.bits));
-            bucket::prefetch(self.memory.bucket(self.memory.directory(place.directory).get(entry)), hash);
-        }
-    }
-
-    /// Loads the beginning of the value set that a change of this hash needs, if it needs one.
-    #[inline]
-    pub(crate) fn prefetch_set(&self, hash: Hash) {
-        let id = self.route(hash);
-        if let Some(place) = self.memory.slot(id).place() {
-            let entry = hash.index(u32::from(place.skip), u32::from(place.bits));
-            let bucket = self.memory.bucket(self.memory.directory(place.directory).get(entry));
-            if let Some(unit) = bucket::guess_set(bucket, hash) {
-                self.memory.set(unit).prefetch();
-            }
-        }
-    }
-
     /// The canonical entry of a key in the image of a cold partition.
     pub(crate) fn stored_entry(&self, cold: &super::Cold, hash: Hash, key: E) -> Result<Option<HashEntry>> {
         let Some(image) = &cold.image else { return Ok(None) };

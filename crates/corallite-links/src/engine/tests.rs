@@ -117,10 +117,10 @@ fn a_packed_partition_has_the_same_content_in_full_buckets_and_splits_again() {
     owned.hot.replace(packed).unwrap().free_buckets(&mut arena);
     owned.must_fold = true;
     check(&engine, &writer, &model);
-    let mut random = Random(6);
+    let mut random = Random::new(6);
     for _ in 0..60_000 {
         let change = Change::insert(E::new(u128::from(random.next())), E::new(1));
-        assert_eq!(engine.apply(&mut writer, &[change], 0).unwrap(), expected(&mut model, &change));
+        assert_eq!(engine.apply(&mut writer, &[change], 0).unwrap(), expect(&mut model, &change));
     }
     check(&engine, &writer, &model);
 }

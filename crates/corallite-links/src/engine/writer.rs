@@ -43,8 +43,6 @@ pub(crate) struct Writer {
     /// By id; `None` for numbers that are free.
     pub(crate) partitions: Vec<Option<Box<Owned>>>,
     pub(crate) events: Events,
-    /// Bytes of the overlays.
-    pub(crate) overlay_bytes: u64,
     /// The first record that was not applied yet.
     pub(crate) applied: Lsn,
     pub(crate) next_run: u32,
@@ -119,11 +117,6 @@ impl Writer {
     pub(crate) fn count(&self) -> usize {
         self.partitions.iter().flatten().count()
     }
-
-    /// Bytes of memory in use.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.allocator.bytes() + self.overlay_bytes
-    }
 }
 
 impl Engine {
@@ -188,7 +181,7 @@ impl Engine {
         let partition = self.partition(id);
         let mut cold = partition.cold.write();
         let overlay = std::mem::take(&mut cold.overlay);
-        writer.overlay_bytes = writer.overlay_bytes.saturating_sub(overlay.bytes());
+        self.count_overlay(overlay.bytes(), 0);
         // Read anew, should it be unloaded; until then nothing keeps the image's place in the file.
         cold.image = None;
         cold.is_read = false;
@@ -212,7 +205,7 @@ impl Engine {
 
     /// Unloads a hot partition of which the file has an image; what changed since becomes its overlay.
     pub(crate) fn unload(&self, writer: &mut Writer, id: u32) -> bool {
-        let Writer { allocator, partitions, overlay_bytes, cold_bytes, .. } = writer;
+        let Writer { allocator, partitions, cold_bytes, .. } = writer;
         let Some(owned) = partitions.get_mut(id as usize).and_then(Option::as_mut) else { return false };
         if owned.must_fold || owned.record.is_none() {
             return false;
@@ -224,7 +217,7 @@ impl Engine {
         for change in std::mem::take(&mut owned.pending) {
             cold.overlay.push(self.seed.hash(change.key), change);
         }
-        *overlay_bytes += cold.overlay.bytes();
+        self.count_overlay(0, cold.overlay.bytes());
         *cold_bytes += owned.image_bytes();
         let slot = self.memory.slot(id);
         let changing = slot.change();
@@ -238,7 +231,7 @@ impl Engine {
     pub(crate) fn may_load(&self, writer: &Writer) -> bool {
         let room = u64::from(self.partition_buckets) * crate::bucket::BYTES as u64;
         !writer.is_frozen
-            && writer.bytes() + room <= self.limit
+            && self.bytes(writer) + room <= self.limit
             && writer.allocator.bytes() + room <= self.hot_limit(writer)
     }
 
@@ -249,11 +242,16 @@ impl Engine {
 
     /// Unloads partitions until memory is within its limit.
     pub(crate) fn make_room(&self, writer: &mut Writer) {
-        writer.cold_bytes =
-            writer.partitions.iter().flatten().filter(|owned| owned.hot.is_none()).map(Owned::image_bytes).sum();
+        writer.cold_bytes = writer
+            .partitions
+            .iter()
+            .flatten()
+            .filter(|owned| owned.hot.is_none())
+            .map(|owned| owned.image_bytes())
+            .sum();
         let count = writer.partitions.len();
         for _ in 0..count {
-            if writer.bytes() <= self.limit && writer.allocator.bytes() <= self.hot_limit(writer) {
+            if self.bytes(writer) <= self.limit && writer.allocator.bytes() <= self.hot_limit(writer) {
                 break;
             }
             let id = writer.unload_next % count;
@@ -383,7 +381,7 @@ impl Engine {
         let slot = self.memory.slot(id);
         let mut cold = partition.cold.write();
         let mut old = std::mem::take(&mut cold.overlay);
-        writer.overlay_bytes = writer.overlay_bytes.saturating_sub(old.bytes());
+        self.count_overlay(old.bytes(), 0);
         old.forget(folded, self.seed, |_| true);
         let frozen = writer.owned(id).map_or(0, |owned| owned.frozen);
         let changing = slot.change();
@@ -394,7 +392,7 @@ impl Engine {
             for change in old.changes().iter().filter(belongs) {
                 overlay.push(self.seed.hash(change.key), *change);
             }
-            writer.overlay_bytes += overlay.bytes();
+            self.count_overlay(0, overlay.bytes());
             let new_id = record.id.get();
             let is_dirty = !overlay.is_empty();
             let new = super::Cold { record: Some(*record), overlay, ..super::Cold::default() };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::CIDStore;
 use crate::arena::{Arena, OutOfMemory};
 use crate::checkpoint::Fold;
-use crate::engine::{Engine, Owned, Writer};
+use crate::engine::{Engine, Writer};
 use crate::entry::MULTI_VALUE_THRESHOLD;
 use crate::error::{Error, Result};
 use crate::format::DirectoryForm;
@@ -159,7 +159,7 @@ impl CIDStore {
 
     /// Length of the file, and of the images in it.
     fn sizes(&self) -> (u64, u64) {
-        let images = self.shared.writer.lock().partitions.iter().flatten().map(Owned::image_bytes).sum();
+        let images = self.shared.writer.lock().partitions.iter().flatten().map(|owned| owned.image_bytes()).sum();
         (self.shared.engine.source.read().as_ref().map_or(0, |source| source.snapshot.bytes()), images)
     }
 
@@ -352,7 +352,7 @@ impl CIDStore {
             found.pairs += pairs;
             found.buckets += owned.record.map_or(0, |record| u64::from(record.buckets.get()));
         }
-        found.memory = self.shared.writer.lock().bytes();
+        found.memory = engine.bytes(&self.shared.writer.lock());
         found.log_records = self.shared.log().map_or(0, |log| log.used());
         let source = engine.source.read();
         found.file_bytes = source.as_ref().map_or(0, |source| source.snapshot.bytes());

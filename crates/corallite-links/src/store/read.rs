@@ -1,14 +1,11 @@
 //! Reading.
 
 use super::CIDStore;
+use crate::engine::Ahead;
 use crate::entry::HashEntry;
 use crate::error::Result;
 use crate::hash::Hash;
 use crate::{E, Values};
-
-/// Keys ahead of which directory entries, and then buckets, are loaded.
-const DIRECTORY_AHEAD: usize = 16;
-const BUCKET_AHEAD: usize = 8;
 
 impl CIDStore {
     /// All values of a key, in the order of their insertion; none for a key that is absent.
@@ -55,13 +52,9 @@ impl CIDStore {
         let engine = &self.shared.engine;
         let hashes: Vec<Hash> = keys.iter().map(|key| engine.seed.hash(*key)).collect();
         let mut all = Vec::with_capacity(keys.len());
+        let mut ahead = Ahead::new(engine, &hashes);
         for (index, (key, hash)) in keys.iter().zip(&hashes).enumerate() {
-            if let Some(ahead) = hashes.get(index + DIRECTORY_AHEAD) {
-                engine.prefetch_directory(*ahead);
-            }
-            if let Some(ahead) = hashes.get(index + BUCKET_AHEAD) {
-                engine.prefetch(*ahead);
-            }
+            ahead.step(index);
             self.shared.metrics.read();
             let mut values = Values::default();
             engine.values_of(*hash, *key, &mut values)?;
