@@ -205,15 +205,23 @@ fn every_flipped_bit_is_noticed_and_nothing_wrong_is_replayed() -> Outcome {
         disk.open(path(), Access::ReadWrite)?.write_at(0, &damaged)?;
         let audit = wal.audit_hmac(0)?;
         assert!(audit.damaged.iter().any(|found| (found.from.0..found.to.0).contains(&(hit as u64))), "bit {bit}");
-        let disk = with(damaged);
-        match open(&disk, None) {
+        // Without the mark behind it, the last batch may not have been synced.
+        let mut unmarked = damaged.clone();
+        unmarked[region + ends[8] * RECORD..][..RECORD].fill(0);
+        match open(&with(unmarked), None) {
             Ok((opened, recovered)) => {
                 assert!(hit >= last, "bit {bit} of record {hit} was not noticed");
                 assert_eq!((recovered.end.lsn.0 as usize, replayed(&opened)?), (last, all[..8].to_vec()));
                 assert!(recovered.dropped > 0);
             }
+            Err(Error::DamagedLog { .. }) => assert!(hit < last),
+            Err(error) => return Err(format!("bit {bit}: {error}").into()),
+        }
+        let disk = with(damaged);
+        match open(&disk, None) {
+            Ok(_) => return Err(format!("bit {bit} of record {hit} was not noticed").into()),
             Err(Error::DamagedLog { from, to, offset, .. }) => {
-                assert!(hit < last && (from.0 == 0 || ends.contains(&(from.0 as usize))));
+                assert!(from.0 == 0 || ends.contains(&(from.0 as usize)));
                 assert!((from.0..to.0).contains(&(hit as u64)), "bit {bit}: {from}..{to}");
                 assert_eq!(offset as usize, region + hit * RECORD);
                 let (opened, recovered) = Wal::open(arc(&disk), path(), &WalSource { salvage: true, ..source(None) })?;
@@ -522,7 +530,7 @@ fn what_no_sync_confirmed_is_written_again_before_more_follows() -> Outcome {
     assert_eq!((recovered.batches, again.durable()), (2, first.lsn));
     let before = disk.changes();
     append(&again, 3, Durability::Durable);
-    assert_eq!(disk.changes() - before, 4, "the second batch, a sync, the third, a sync");
+    assert_eq!(disk.changes() - before, 5, "the second batch, a sync, the third, a sync, a mark");
     assert_eq!(again.durable(), again.position().lsn);
     Ok(())
 }
