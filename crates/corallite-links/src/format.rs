@@ -9,7 +9,7 @@ use crate::change::{Change, Operation};
 use crate::e::{E, StoredE};
 
 /// The version of the links' layout that this program writes and reads up to. In version 1 there were no tags beside the
-/// images ([`PartitionRecord1`]), and a bucket's directory entries were a power of two of them.
+/// images, and a bucket's directory entries were a power of two of them.
 pub const LINKS_FORMAT_VERSION: u32 = 2;
 
 /// The dataset of the one [`StateRecord`], below `/nodes`.

@@ -42,6 +42,7 @@ mod e;
 mod engine;
 mod entry;
 mod error;
+mod exposition;
 mod format;
 mod group;
 mod hash;

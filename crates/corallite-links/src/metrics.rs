@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::change::{Change, Operation};
 use crate::checkpoint::CheckpointReport;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::exposition;
 use crate::store::{CIDStore, Maintenance};
 use crate::wal::ReplayReport;
 
@@ -271,31 +270,17 @@ impl CIDStore {
             ("log_full", "Commits that waited for a checkpoint", now.log_full),
             ("wal_syncs", "Syncs of the log", now.wal_syncs),
         ];
-        for (name, help, number) in counters {
-            let counter: Counter = Counter::default();
-            counter.inc_by(number);
-            registry.register(name, help, counter);
-        }
         let gauges = [
             ("wal_depth", "Records in the log that the file does not hold", now.wal_depth),
             ("memory_bytes", "Bytes of loaded partitions and of changes to others", now.memory_bytes),
             ("loaded_partitions", "Partitions in memory", now.loaded_partitions),
         ];
-        for (name, help, number) in gauges {
-            let gauge: Gauge = Gauge::default();
-            gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
-            registry.register(name, help, gauge);
-        }
+        exposition::register(&mut registry, &counters, &gauges);
         let latency = shared.metrics.latency.clone();
         registry.register_with_unit("commit", "Time of a commit", Unit::Seconds, latency);
         let latency = shared.metrics.checkpoint_latency.clone();
         registry.register_with_unit("checkpoint", "Time of a checkpoint", Unit::Seconds, latency);
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).map_err(|_| Error::Usage {
-            path: self.path().to_owned(),
-            problem: "its metrics could not be written as text".to_owned(),
-        })?;
-        Ok(text)
+        exposition::encode(&registry, self.path())
     }
 
     /// Notes that something happened; the last 256 such events are kept. The store notes its own.

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::Wal;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::exposition;
 
 /// Counts since the log was opened or created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,25 +59,11 @@ impl Wal {
             ("wraps", "How often writing went past the end of the ring", now.wraps),
             ("refused", "Batches refused because there was no room", now.refused),
         ];
-        for (name, help, number) in counters {
-            let counter: Counter = Counter::default();
-            counter.inc_by(number);
-            registry.register(name, help, counter);
-        }
         let gauges = [
             ("depth", "Records that the store's file has not confirmed", now.depth),
             ("longest_sync_nanoseconds", "The longest sync", now.sync_nanos_max),
         ];
-        for (name, help, number) in gauges {
-            let gauge: Gauge = Gauge::default();
-            gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
-            registry.register(name, help, gauge);
-        }
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).map_err(|_| Error::Usage {
-            path: self.path().to_owned(),
-            problem: "its metrics could not be written as text".to_owned(),
-        })?;
-        Ok(text)
+        exposition::register(&mut registry, &counters, &gauges);
+        exposition::encode(&registry, self.path())
     }
 }
