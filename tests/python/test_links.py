@@ -97,9 +97,9 @@ class Loader:
         return self.process.returncode
 
 
-def killed_store(cli, store, lines=1000, batch=100):
+def killed_store(cli, store, *options, lines=1000, batch=100):
     """A store whose loader was killed: a log beside it has at least so many lines."""
-    loader = Loader(cli, store, batch)
+    loader = Loader(cli, store, batch, *options)
     loader.wait_for(lines)
     loader.kill()
     assert f"{store.name}-wal" in beside(store)
@@ -470,7 +470,7 @@ def test_a_restore_replaces_only_what_it_may(cli, tmp_path):
     spoiled = tmp_path / "spoiled.h5"
     shutil.copy(backup, spoiled)
     flip(spoiled, place_of(spoiled, "nodes/links", "seed"))
-    assert "spoiled.h5 is damaged" in cli.refused("restore", spoiled, store, "--force", exit=DAMAGED).stderr
+    assert "spoiled.h5 are damaged" in cli.refused("restore", spoiled, store, "--force", exit=DAMAGED).stderr
     assert store.read_bytes() == good
 
     cli.run("restore", backup, store, "--force")
@@ -519,3 +519,59 @@ def test_a_reader_beside_a_writer_sees_what_was_acknowledged_and_whole_batches(c
         assert found == values_after(last, 3) and last + KEYS > acknowledged
     loader.enough.set()
     assert loader.end() == OK, loader.stderr
+
+
+def test_a_store_whose_log_is_missing_gives_no_backup(cli, tmp_path):
+    store, backup = tmp_path / "links.h5", tmp_path / "backup.h5"
+    acknowledged = killed_store(cli, store)
+    cli.run("backup", store, backup)
+    good = backup.read_bytes()
+    (tmp_path / "links.h5-wal").unlink()
+    for target in (backup, tmp_path / "other.h5"):
+        done = cli.refused("backup", store, target, "--force", exit=DAMAGED)
+        assert f"{store}-wal is missing" in done.stderr
+    cli.refused("links", store, "key0", exit=DAMAGED)
+    assert backup.read_bytes() == good and beside(tmp_path / "other.h5") == []
+
+    cli.run("migrate", store, "--salvage")
+    require_prefix(cli, store, 0, 100)
+    cli.run("restore", backup, store, "--force")
+    require_prefix(cli, store, acknowledged, 100)
+
+
+def test_a_damaged_store_takes_no_backups_place(cli, tmp_path):
+    store, backup = tmp_path / "links.h5", tmp_path / "backup.h5"
+    cli.run("link", store, "a", "b")
+    cli.run("backup", store, backup)
+    good = backup.read_bytes()
+    flip(store, place_of(store, "buckets/00000000", "cells"))
+    assert "links.h5 is damaged" in cli.refused("backup", store, backup, "--force", exit=DAMAGED).stderr
+    assert backup.read_bytes() == good and beside(backup) == ["backup.h5"]
+
+
+def test_what_is_left_of_another_store_is_not_removed(cli, tmp_path):
+    store, moved = tmp_path / "links.h5", tmp_path / "moved.h5"
+    killed_store(cli, moved)
+    moved.rename(tmp_path / "elsewhere.h5")
+    cli.run("link", store, "a", "b")
+    for command in ("backup", "restore"):
+        assert "is what is left of a store called" in cli.refused(command, store, moved, exit=USAGE).stderr
+        assert "moved.h5-wal" in beside(moved) and not moved.exists()
+
+
+def test_lines_are_loaded_after_a_small_command_was_killed(cli, tmp_path):
+    store, file = tmp_path / "links.h5", tmp_path / "links.csv"
+    acknowledged = killed_store(cli, store, "--log-bytes", "262144")
+    file.write_text("".join(line(number) for number in range(1, 20_001)))
+    cli.run("load-links", store, file)  # its batches are larger than the log that was left
+    assert require_prefix(cli, store, acknowledged, 1) == 20_000
+    assert beside(store) == ["links.h5"]
+
+
+def test_a_key_or_value_without_text_is_a_mistake(cli, tmp_path):
+    store = tmp_path / "links.h5"
+    cli.refused("link", store, "", "b", exit=USAGE)
+    assert not store.exists()
+    cli.run("link", store, "a", "b")
+    cli.refused("unlink", store, "a", "", exit=USAGE)  # an unset variable, not "all"
+    assert links(cli, store, "a") == [hex_of("b")]

@@ -15,12 +15,13 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use corallite::file::{CommitNumber, Mode, Snapshot};
-use corallite::weights::{Hdf5Options, Watch};
+use corallite::weights::{Damage, Hdf5Options, Watch};
 use corallite::{Error, Store, links};
 
 use crate::exit::{Exit, Failure};
 use crate::opened;
 use crate::output::Output;
+use crate::text::counted;
 use crate::work::Work;
 
 /// How often a copy is begun again because a writer was faster.
@@ -43,7 +44,8 @@ impl Copy {
     pub(crate) fn make(source: &Path, target: &Path, output: &Output, work: &mut Work) -> Result<Self, Failure> {
         // Where the log lies is where a symbolic link leads.
         let resolved = fs::canonicalize(source).unwrap_or_else(|_| source.to_owned());
-        let mut temporary = target.as_os_str().to_owned();
+        // Errors name absolute paths.
+        let mut temporary = std::path::absolute(target).unwrap_or_else(|_| target.to_owned()).into_os_string();
         temporary.push(format!(".{}.tmp", std::process::id()));
         let mut copy =
             Self { temporary: temporary.into(), target: target.to_owned(), commit: CommitNumber(0), recovered: 0 };
@@ -52,11 +54,6 @@ impl Copy {
             attempt += 1;
         }
         Ok(copy)
-    }
-
-    /// The copy, before it is put in its place.
-    pub(crate) fn path(&self) -> &Path {
-        &self.temporary
     }
 
     /// Whether it worked; the last attempt does or fails.
@@ -76,6 +73,8 @@ impl Copy {
         drop(snapshot);
         store.close()?;
         if !copied {
+            // A store whose log should be there and is not would make a backup that cannot be opened.
+            self.open_links().map_err(|error| self.explain(source, error))?;
             return Ok(true);
         }
         match self.recover() {
@@ -115,6 +114,30 @@ impl Copy {
         let store = Store::open_with(&self.temporary, Hdf5Options::new().mode(Mode::ReadWrite))?;
         self.recovered = store.links()?.recovered().map_or(0, |recovered| recovered.records);
         store.close()
+    }
+
+    fn open_links(&self) -> Result<(), Error> {
+        let store = Store::open_read_only(&self.temporary)?;
+        if store.has_links()? {
+            store.links()?;
+        }
+        store.close()
+    }
+
+    /// Checks every chunk, hash and link of the copy; how many weights were compared with their hashes.
+    pub(crate) fn verify(&self, source: &Path, work: &Work) -> Result<u64, Failure> {
+        work.on("verifying");
+        let store = Store::open_read_only(&self.temporary).map_err(|error| self.explain(source, error))?;
+        let found = store.verify(work)?;
+        store.close()?;
+        let Some(Damage { kind, name, problem, .. }) = found.damaged.first() else { return Ok(found.verified) };
+        let sentence = format!(
+            "{} is damaged ({} found; the first: {kind} {name}: {problem}); {} was not changed",
+            source.display(),
+            counted(found.damaged.len() as u64, "problem"),
+            self.target.display(),
+        );
+        Err(Failure::new(Exit::Damaged, sentence))
     }
 
     /// An error about the copy, told of what was copied.

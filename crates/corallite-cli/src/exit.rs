@@ -160,7 +160,7 @@ fn exit_of_links(error: &links::Error) -> Exit {
         Error::File(error) => exit_of_file(error),
         Error::Io { source, .. } => exit_of_io(source),
         Error::DiskFull { .. } | Error::Poisoned { .. } => Exit::Io,
-        Error::Damaged { .. } | Error::DamagedLog { .. } => Exit::Damaged,
+        Error::Damaged { .. } | Error::DamagedLog { .. } | Error::MissingLog { .. } => Exit::Damaged,
         Error::TooLarge { .. } | Error::Key { .. } => Exit::Usage,
         _ => Exit::BadStore,
     }
@@ -219,8 +219,16 @@ fn links_sentence(error: &links::Error) -> String {
             // The library's way out is an option that no command has.
             let text = error.to_string();
             let problem = text.split("; everything before is intact").next().unwrap_or_default();
-            format!("{problem}; everything before is intact: `corallite restore` brings back a backup")
+            format!(
+                "{problem}; everything before is intact: `corallite restore` brings back a backup, and `corallite migrate \
+                 --salvage` gives up what follows"
+            )
         }
+        E::MissingLog { path } => format!(
+            "{} is missing, and with it the links that were changed last; put it back beside its store, bring back a backup with \
+             `corallite restore`, or give them up with `corallite migrate --salvage`",
+            path.display()
+        ),
         E::Io { .. } => format!("{error}; check the disk and try again"),
         other => other.to_string(),
     }
@@ -230,7 +238,9 @@ fn file_sentence(error: &file::Error) -> String {
     use file::Error as E;
     let shown = |path: &Path| path.display().to_string();
     match error {
-        E::NotFound { path } => format!("{} does not exist; `corallite add` creates a store", shown(path)),
+        E::NotFound { path } => {
+            format!("{} does not exist; `corallite add` and `corallite link` create a store", shown(path))
+        }
         E::NotHdf5 { path } => {
             format!("{} is not an HDF5 file; give the path of a store (nothing was changed)", shown(path))
         }

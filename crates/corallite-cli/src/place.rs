@@ -57,3 +57,22 @@ pub(crate) fn check_apart(target: &Path, store: &Path) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+/// Refuses to write where something lies that belongs to a store that was there, and may be all that is left of it.
+pub(crate) fn check_alone(target: &Path) -> Result<(), Failure> {
+    if target.exists() {
+        return Ok(());
+    }
+    let left = ["-journal", "-wal"].map(|suffix| opened::beside(target, suffix)).into_iter().find(|path| path.exists());
+    match left {
+        Some(left) => {
+            let sentence = format!(
+                "{} is what is left of a store called {}; move it away, or remove it with --force",
+                left.display(),
+                target.display()
+            );
+            Err(Failure::new(Exit::Usage, sentence))
+        }
+        None => Ok(()),
+    }
+}

@@ -72,6 +72,13 @@ pub enum Error {
         problem: String,
     },
 
+    /// The file says that there is a log, and there is none.
+    #[error("{} is missing, and with it the links that were changed last; put it back beside its store, restore a backup, or open with `salvage` to give them up", path.display())]
+    MissingLog {
+        /// The log.
+        path: PathBuf,
+    },
+
     /// Acknowledged records of the log are damaged.
     #[error("{} is damaged from record {from} to {to} (byte {offset}): {problem}; everything before is intact: restore a backup, or open with `salvage` to give up what follows", path.display())]
     DamagedLog {

@@ -467,7 +467,7 @@ fn a_missing_log_is_reported_and_salvage_opens_what_the_file_holds() -> Outcome 
     files.remove(log());
     for mode in [Mode::Read, Mode::Append] {
         let outcome = open(&SimulatedDisk::with_files(files.clone()), mode, options());
-        assert!(matches!(&outcome, Err(Error::DamagedLog { .. })), "{outcome:?}");
+        assert!(matches!(&outcome, Err(Error::MissingLog { .. })), "{outcome:?}");
     }
     let disk = SimulatedDisk::with_files(files);
     let links = open(&disk, Mode::Append, options().salvage(true))?;

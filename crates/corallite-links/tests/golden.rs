@@ -110,6 +110,26 @@ fn a_log_of_every_version_is_replayed() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn a_small_log_that_a_crash_left_gives_way_to_a_larger_one() -> Outcome {
+    let directory = copies(LINKS_FORMAT_VERSION)?;
+    let path = directory.path().join("waiting.h5");
+    let store = CIDStore::open_with(&path, Mode::ReadWrite, options().log_bytes(4 << 20))?;
+    let more: Vec<Change> = (0..5000).map(|number| Change::insert(key(number), E::MAX)).collect();
+    store.apply(&more, Durability::Durable)?;
+    let mut expected = model(3);
+    more.iter().for_each(|change| _ = expect(&mut expected, change));
+    // As a crash would leave it now.
+    let copy = directory.path().join("copy.h5");
+    std::fs::copy(&path, &copy)?;
+    std::fs::copy(directory.path().join("waiting.h5-wal"), directory.path().join("copy.h5-wal"))?;
+    assert_same(&store, &expected)?;
+    store.close()?;
+    let copy = CIDStore::open_with(&copy, Mode::ReadWrite, options())?;
+    assert_eq!(copy.recovered().map(|recovered| recovered.records), Some(5000));
+    assert_same(&copy, &expected)
+}
+
 /// Enough keys for several buckets, of which packing makes ranges of odd lengths.
 fn many() -> Vec<(E, E)> {
     (1000..2500).map(|number| (key(number), E::from_parts(number, 7))).collect()

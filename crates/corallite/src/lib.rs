@@ -166,7 +166,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`links::Error::Damaged`], [`links::Error::DamagedLog`], [`links::Error::ForeignLog`]: see
+    /// [`links::Error::Damaged`], [`links::Error::DamagedLog`], [`links::Error::MissingLog`], [`links::Error::ForeignLog`]: see
     /// [`CIDStore::with_storage`].
     pub fn links(&self) -> Result<&CIDStore> {
         if let Some(links) = self.links.get() {
@@ -320,7 +320,11 @@ impl Store {
         match self.links() {
             Ok(links) => Ok(links.verify()?),
             Err(Error::Links(
-                error @ (Bad::Damaged { .. } | Bad::DamagedLog { .. } | Bad::ForeignLog { .. } | Bad::NotALog { .. }),
+                error @ (Bad::Damaged { .. }
+                | Bad::DamagedLog { .. }
+                | Bad::MissingLog { .. }
+                | Bad::ForeignLog { .. }
+                | Bad::NotALog { .. }),
             )) => Ok(vec![error.to_string()]),
             Err(error) => Err(error),
         }

@@ -22,7 +22,8 @@ Examples:
 ///
 /// The backup is a store of its own, in one file: the newest commit, and the links that were acknowledged since, which are
 /// still in the log beside the store. What was acknowledged before the command began is in it, and of what comes
-/// meanwhile whole batches or nothing. It is written beside its place and moved there when it is whole and on the disk. The
+/// meanwhile whole batches or nothing. It is written beside its place and moved there when it is whole and on the disk; a copy
+/// that takes the place of a backup is verified before. The
 /// earlier commits that the store could be rolled back to are not in it.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -63,7 +64,14 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
             format!("{} exists; give another file to write, or replace it with --force", arguments.backup.display());
         return Err(Failure::new(Exit::Usage, sentence));
     }
+    if !arguments.force {
+        place::check_alone(&target)?;
+    }
     let copy = Copy::make(&arguments.store, &target, output, &mut work)?;
+    if target.exists() {
+        // It may be the only good one.
+        copy.verify(&arguments.store, &work)?;
+    }
     let (commit, recovered) = (copy.commit.0, copy.recovered);
     copy.put()?;
     drop(work);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use corallite::E;
 use corallite::weights::Hdf5Options;
 use serde::Serialize;
@@ -31,11 +32,11 @@ pub(crate) struct Arguments {
     store: PathBuf,
 
     /// What is linked: an id, or a text
-    #[arg(value_name = "KEY")]
+    #[arg(value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     key: String,
 
     /// What it is linked to: ids, or texts
-    #[arg(value_name = "VALUE", required = true)]
+    #[arg(value_name = "VALUE", required = true, value_parser = NonEmptyStringValueParser::new())]
     values: Vec<String>,
 }
 

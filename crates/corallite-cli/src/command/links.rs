@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use corallite::E;
 use serde::Serialize;
 
@@ -30,7 +31,7 @@ pub(crate) struct Arguments {
     store: PathBuf,
 
     /// The key: an id, or a text
-    #[arg(value_name = "KEY")]
+    #[arg(value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     key: String,
 }
 

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use corallite::file::Mode;
 use corallite::links::DirectoryForm;
+use corallite::weights::Hdf5Options;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
@@ -14,7 +16,8 @@ use crate::text::{counted, printable};
 const EXAMPLES: &str = "\
 Examples:
   corallite migrate models.h5
-  corallite migrate models.h5 --json | jq -r .directory";
+  corallite migrate models.h5 --json | jq -r .directory
+  corallite migrate models.h5 --salvage           where the log is damaged or missing, and there is no backup";
 
 /// Store the links in their canonical layout
 ///
@@ -28,6 +31,10 @@ pub(crate) struct Arguments {
     /// The store, an HDF5 file
     #[arg(value_name = "H5FILE")]
     store: PathBuf,
+
+    /// Give up what a damaged log held behind the damage, or a missing log altogether
+    #[arg(long)]
+    salvage: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -41,7 +48,9 @@ struct Report {
 }
 
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failure> {
-    let report = opened::to_change(&arguments.store, output, |store| {
+    let options = Hdf5Options::new().mode(Mode::ReadWrite);
+    let links = opened::few_links(0).salvage(arguments.salvage);
+    let report = opened::with_links(&arguments.store, options, links, output, |store| {
         let links = store.links()?;
         // Without links there is nothing to lay out, and nothing to begin either.
         let directory = match store.has_links()? {

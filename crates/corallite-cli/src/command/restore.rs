@@ -5,13 +5,12 @@ use std::time::Instant;
 
 use clap::Args;
 use corallite::file::{self, Mode};
-use corallite::weights::{Damage, Hdf5Options};
+use corallite::weights::Hdf5Options;
 use corallite::{Error, Store};
 use serde::Serialize;
 
 use crate::copy::Copy;
 use crate::exit::{Exit, Failure};
-use crate::opened;
 use crate::output::Output;
 use crate::place;
 use crate::text::{bytes, counted, printable};
@@ -63,11 +62,12 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
     place::check_folder(&target)?;
     place::check_apart(&target, &arguments.backup)?;
     if !arguments.force {
+        place::check_alone(&target)?;
         check_replaceable(&target, &work)?;
     }
     check_unused(&target)?;
     let copy = Copy::make(&arguments.backup, &target, output, &mut work)?;
-    let verified = verify(copy.path(), &arguments.backup, &target, &work)?;
+    let verified = copy.verify(&arguments.backup, &work)?;
     let recovered = copy.recovered;
     copy.put()?;
     drop(work);
@@ -126,20 +126,4 @@ fn check_unused(target: &Path) -> Result<(), Failure> {
         Err(error @ Error::File(file::Error::Busy { .. } | file::Error::Locked { .. })) => Err(Failure::opening(error)),
         Err(_) => Ok(()),
     }
-}
-
-/// Checks the copy; how many weights were compared with their hashes.
-fn verify(copy: &Path, backup: &Path, target: &Path, work: &Work) -> Result<u64, Failure> {
-    work.on("verifying");
-    let store = Store::open_read_only(copy).map_err(|error| opened::refused(copy, error))?;
-    let found = store.verify(work)?;
-    store.close()?;
-    let Some(Damage { kind, name, problem, .. }) = found.damaged.first() else { return Ok(found.verified) };
-    let sentence = format!(
-        "{} is damaged ({} found; the first: {kind} {name}: {problem}); {} was not changed",
-        backup.display(),
-        counted(found.damaged.len() as u64, "problem"),
-        target.display(),
-    );
-    Err(Failure::new(Exit::Damaged, sentence))
 }

@@ -23,7 +23,8 @@ Examples:
 /// Make the store what it was after an earlier commit
 ///
 /// That state becomes a new commit; the ones between stay in the log as long as they are kept, so a rollback can be
-/// rolled back too. Links are those of that commit; ones that a crash left in their log become a commit first.
+/// rolled back too. Links are those of that commit: ones that were made since are gone with it. Ones that a crash left in
+/// their log become a commit first, to which the store can be rolled back.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {

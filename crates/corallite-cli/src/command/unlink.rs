@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use corallite::E;
 use corallite::file::Mode;
 use corallite::weights::Hdf5Options;
@@ -30,11 +31,11 @@ pub(crate) struct Arguments {
     store: PathBuf,
 
     /// The key: an id, or a text
-    #[arg(value_name = "KEY")]
+    #[arg(value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     key: String,
 
     /// The values to remove: ids, or texts; without any, all
-    #[arg(value_name = "VALUE")]
+    #[arg(value_name = "VALUE", value_parser = NonEmptyStringValueParser::new())]
     values: Vec<String>,
 }
 

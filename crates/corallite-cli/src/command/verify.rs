@@ -22,8 +22,8 @@ Examples:
 
 /// Read everything and check every chunk and every hash
 ///
-/// Prints each damaged weight, delta, checkpoint and part of the links on a line of its own and exits with 1 if there is any. Nothing is
-/// changed or repaired. A weight without a hash of its content, as other programs may write them, can be decoded but
+/// Prints each damaged weight, delta, checkpoint and part of the links on a line of its own and exits with 1 if there is
+/// any. Nothing is changed or repaired. A weight without a hash of its content, as other programs may write them, can be decoded but
 /// not checked, and is counted apart.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -98,7 +98,7 @@ fn render(report: &Report, paint: Paint, quiet: bool) -> String {
         return out;
     }
     let checked = format!(
-        "{} verified, {} in {:.2} s, {}",
+        "{} and all links verified, {} of weights in {:.2} s, {}",
         counted(report.verified, "weight"),
         bytes(report.bytes),
         report.seconds,

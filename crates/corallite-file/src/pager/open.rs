@@ -289,7 +289,13 @@ impl Opening<'_> {
                 let committed = contents.newest().clone();
                 let needed = if applied == committed.number { committed.eoa } else { committed.direct_end };
                 if length < needed {
-                    return Err(self.too_short(length, needed));
+                    let (path, journal) = (self.path, self.journal_path.display());
+                    let problem = format!(
+                        "the file has {length} bytes where the commits in {journal} need {needed}: it was cut short, as it is by \
+                         another program that opens it for writing meanwhile; restore it from a backup, or move the journal away \
+                         to keep what the file holds without it"
+                    );
+                    return Err(Error::damaged(path, length, problem));
                 }
                 let states = || contents.states();
                 let applied_eoa = states().filter(|state| state.number >= applied).map(|state| state.eoa).max();

@@ -8,10 +8,12 @@ use super::Shared;
 use crate::change::Change;
 use crate::checkpoint::Fold;
 use crate::error::{Error, Result};
-use crate::wal::{Durability, Prepared, Stamp, Wal, WalOptions};
+use crate::wal::{Durability, Position, Prepared, Stamp, Wal, WalOptions};
 
 /// Changes from which on the log is written on another thread while they are applied.
 const OVERLAP: usize = 256;
+
+const RECORD_BYTES: u64 = 64;
 
 /// The part of the log that requests of several callers may fill as one batch.
 const BATCH_PART: u64 = 4;
@@ -60,7 +62,7 @@ impl Shared {
 
     /// Commits requests of several callers, as few batches as the log has room for. One outcome for each, in order.
     pub(super) fn commit_group(&self, requests: &[Request]) -> Vec<Result<u64>> {
-        let capacity = self.log().map_or(self.options.log_bytes / 64, |log| log.capacity());
+        let capacity = self.log().map_or(self.options.log_bytes / RECORD_BYTES, |log| log.capacity());
         let most = usize::try_from(capacity / BATCH_PART).unwrap_or(usize::MAX);
         let mut outcomes = Vec::with_capacity(requests.len());
         let mut left = requests;
@@ -126,7 +128,7 @@ impl Shared {
         }
         let _whole = FailOnPanic(self);
         let begun = Instant::now();
-        let log = self.log_to_write()?;
+        let mut log = self.log_to_write()?;
         let joined;
         let changes: &[Change] = match parts {
             [one] => one,
@@ -136,6 +138,10 @@ impl Shared {
             }
         };
         let stamp = Stamp::now();
+        let capacity = self.options.log_bytes / RECORD_BYTES;
+        if (log.capacity()..capacity).contains(&(changes.len() as u64)) {
+            log = self.replace_log(log)?;
+        }
         let prepared = self.prepare(&log, changes, &stamp)?;
         let end = prepared.end();
         let apply = || -> Vec<Result<u64>> {
@@ -183,6 +189,35 @@ impl Shared {
         self.write_checkpoint(&one, (), Fold::Grown).map(drop)
     }
 
+    /// A log as large as the options ask for, in place of a smaller one that was found: of another opening, which was killed.
+    /// The caller has the turn.
+    fn replace_log(&self, log: Arc<Wal>) -> Result<Arc<Wal>> {
+        let position = log.position();
+        // Another checkpoint may have ended meanwhile, and begun before the last batch.
+        for _ in 0..2 {
+            if log.confirmed() != position {
+                self.checkpoint_in_turn()?;
+            }
+        }
+        if log.confirmed() != position {
+            return Ok(log);
+        }
+        // The new one takes the place of the old one, which the file needs no more, at once.
+        let larger = Arc::new(self.create_log(position)?);
+        *self.log.write() = Some(Arc::clone(&larger));
+        Ok(larger)
+    }
+
+    fn create_log(&self, start: Position) -> Result<Wal> {
+        let options = WalOptions {
+            capacity: self.options.log_bytes / RECORD_BYTES,
+            key: self.log_key(),
+            store: self.identity.store.into(),
+        };
+        let disk = Arc::clone(self.storage.disk());
+        Wal::create(disk, &self.log_path, Some(&self.path), &options, start)
+    }
+
     /// The log, created when it is first needed: with it the file gets the identity that the log refers to.
     fn log_to_write(&self) -> Result<Arc<Wal>> {
         if let Some(log) = self.log() {
@@ -194,13 +229,7 @@ impl Shared {
             self.write_checkpoint(&one, (), Fold::Grown)?;
         }
         let start = *self.log_start.lock();
-        let options = WalOptions {
-            capacity: self.options.log_bytes / 64,
-            key: self.log_key(),
-            store: self.identity.store.into(),
-        };
-        let disk = Arc::clone(self.storage.disk());
-        let log = Wal::create(disk, &self.log_path, Some(&self.path), &options, start)?;
+        let log = self.create_log(start)?;
         let log = Arc::new(log);
         *self.log.write() = Some(Arc::clone(&log));
         self.logs.store(true, Ordering::Release);

@@ -97,7 +97,7 @@ impl CIDStore {
         let shared = loop {
             match Shared::open(Arc::clone(&storage), options.clone(), owns_storage) {
                 // A writer of another process may have made a checkpoint between our looking at its file and at its log.
-                Err(Error::ForeignLog { .. } | Error::DamagedLog { .. })
+                Err(Error::ForeignLog { .. } | Error::DamagedLog { .. } | Error::MissingLog { .. })
                     if !storage.is_writable() && attempt < ATTEMPTS =>
                 {
                     attempt += 1;
@@ -248,14 +248,7 @@ impl Shared {
     fn go_without_log(&self, start: Position) -> Result<()> {
         if self.file_has_log.load(Ordering::Acquire) && !self.options.salvage {
             // For a reader, a writer may just have closed the store: then a newer commit says so, and is looked for.
-            let problem = "it is missing".to_owned();
-            return Err(Error::DamagedLog {
-                path: self.log_path.clone(),
-                from: start.lsn,
-                to: start.lsn,
-                offset: 0,
-                problem,
-            });
+            return Err(Error::MissingLog { path: self.log_path.clone() });
         }
         self.check_end(start.lsn, "it is missing")
     }

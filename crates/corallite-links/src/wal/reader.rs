@@ -132,7 +132,7 @@ impl Scan<'_> {
     pub(super) fn run(&self, from: Position) -> Result<Found> {
         let io = |source| Error::io("read", self.path, source);
         let limit = Lsn(from.lsn.0 + self.ring.capacity);
-        let mut view = View::mapped(self.ring);
+        let mut view = View::copying(self.ring);
         let mut recovered = Recovered { start: from, end: from, batches: 0, records: 0, dropped: 0, damage: None };
         let mut durable = from.lsn;
         let stop = loop {
