@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use corallite_links::{BackgroundGC, CIDStore, DirectoryForm, E, HashEntry, LinksMetrics};
+use corallite_file::Mode;
+use corallite_links::{
+    BackgroundGC, CIDStore, Change, DirectoryForm, Durability, E, Error, HashEntry, LinksMetrics, LinksOptions,
+};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -12,6 +15,58 @@ fn store() -> Result<CIDStore, corallite_links::Error> {
     let pairs: Vec<(E, E)> = (0..300).map(|number| (E::new(number / 6), E::new(number))).collect();
     store.batch_insert(&pairs)?;
     Ok(store)
+}
+
+#[test]
+fn what_was_only_read_does_not_stay_in_the_way() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("links.h5");
+    let options = || LinksOptions::new().background(false);
+    let key = |number: u64| E::from_parts(number.wrapping_mul(0x9e37_79b9_7f4a_7c15), number);
+    let insert = |store: &CIDStore, keys: std::ops::Range<u64>, value: u128| -> Outcome {
+        let changes: Vec<Change> = keys.map(|number| Change::insert(key(number), E::new(value))).collect();
+        Ok(store.apply(&changes, Durability::Buffered).map(drop)?)
+    };
+    let store = CIDStore::open_with(&path, Mode::Append, options())?;
+    (0..20).try_for_each(|part| insert(&store, part * 10_000..part * 10_000 + 10_000, 1))?;
+    store.migrate_directory()?;
+    // Changes in runs, of all partitions, too few to fold any.
+    insert(&store, 0..20_000, 2)?;
+    assert_eq!(store.checkpoint()?.folded, 0);
+    store.close()?;
+
+    let limit = 2 << 20;
+    let store = CIDStore::open_with(&path, Mode::Append, options().memory(limit))?;
+    assert_eq!(store.count()?, 200_000);
+    assert!(store.statistics()?.memory <= limit, "{:?}", store.statistics()?);
+    assert_eq!(store.get(key(7))?, [E::new(1), E::new(2)]);
+    // A change of one partition writes no others.
+    store.insert(key(1 << 40), E::new(1))?;
+    let report = store.checkpoint()?;
+    assert_eq!((report.folded, report.appended), (0, 1));
+    Ok(())
+}
+
+#[test]
+fn what_would_wait_for_a_transaction_of_the_same_thread_is_refused() -> Outcome {
+    let store = CIDStore::memory()?;
+    store.insert(E::new(1), E::new(1))?;
+    let mut transaction = store.begin()?;
+    transaction.insert(E::new(2), E::new(1))?;
+    let refused = [
+        store.insert(E::new(1), E::new(2)).err(),
+        store.checkpoint().err(),
+        store.begin().err(),
+        store.snapshot().err(),
+        store.compact().err(),
+    ];
+    for error in refused {
+        assert!(matches!(&error, Some(Error::Usage { problem, .. }) if problem.contains("transaction")), "{error:?}");
+    }
+    transaction.commit()?;
+    store.insert(E::new(1), E::new(2))?;
+    assert_eq!((store.get(E::new(1))?.len(), store.get(E::new(2))?.len()), (2, 1));
+    Ok(())
 }
 
 #[test]

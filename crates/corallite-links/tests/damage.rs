@@ -461,6 +461,38 @@ fn the_log_of_another_store_or_of_another_time_is_refused() -> Outcome {
 }
 
 #[test]
+fn compaction_keeps_what_can_be_read_of_a_damaged_partition() -> Outcome {
+    // Too little memory to load the partition, so that maintenance does not look at it.
+    let options = || options().memory(1 << 20).log_bytes(1 << 20);
+    let disk = SimulatedDisk::new();
+    let links = open(&disk, Mode::Append, options())?;
+    let all: Vec<Change> = (0..20_000).map(|number| Change::insert(key(number), E::new(number.into()))).collect();
+    all.chunks(2000).try_for_each(|changes| links.apply(changes, Durability::Durable).map(drop))?;
+    links.close()?;
+    let mut files = Files::from([(store().to_owned(), disk.read(store()).ok_or("no file")?)]);
+    let regions = regions(&files)?;
+    let (_, buckets) = regions.iter().find(|(name, _)| name.starts_with("/buckets/")).ok_or("no buckets")?;
+    files.get_mut(store()).ok_or("no file")?[buckets.end - 1000] ^= 1;
+    let disk = SimulatedDisk::with_files(files);
+    let readable = |links: &CIDStore| {
+        let is_right = |number: &u64| links.get(key(*number)).is_ok_and(|values| values == [E::new((*number).into())]);
+        (0..20_000).filter(is_right).count()
+    };
+    let links = open(&disk, Mode::Append, options())?;
+    let before = readable(&links);
+    assert!((10_000..20_000).contains(&before), "{before}");
+    links.apply(&[Change::insert(key(1 << 40), E::new(1))], Durability::Durable)?;
+    assert!(matches!(links.compact(), Err(Error::Damaged { .. })));
+    links.checkpoint()?;
+    assert_eq!(readable(&links), before);
+    drop(links);
+    let links = open(&disk, Mode::Append, options())?;
+    assert_eq!(readable(&links), before);
+    assert_eq!(links.get(key(1 << 40))?, [E::new(1)]);
+    Ok(())
+}
+
+#[test]
 fn a_missing_log_is_reported_and_salvage_opens_what_the_file_holds() -> Outcome {
     let (scene, _) = scene(true);
     let mut files = scene.files.clone();

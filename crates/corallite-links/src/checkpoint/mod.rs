@@ -261,9 +261,26 @@ impl Checkpoint<'_> {
         }
         .seal();
         output.put(&nodes, STATE, &types.state, size_of::<StateRecord>(), state.as_bytes())?;
+        self.check_images(&output, &ordered)?;
         end_groups(transaction, &renewed)?;
         report.bytes = output.bytes;
         Ok(Done { updates, records: ordered, report })
+    }
+
+    /// Before old groups go: whatever the records name is in the new ones.
+    fn check_images(&self, output: &Output<'_>, records: &[PartitionRecord]) -> Result<()> {
+        let is_there = |record: &&PartitionRecord| {
+            let name = format::partition_name(record.id.get());
+            (record.buckets.get() == 0 || output.groups.buckets.link_exists(&name))
+                && (record.set_units.get() == 0 || output.groups.values.link_exists(&name))
+        };
+        match records.iter().find(|record| !is_there(record)) {
+            Some(record) => {
+                let place = format!("partition {:08x}", record.id.get());
+                Err(Error::damaged(self.engine.path(), place, "its image is not where the checkpoint puts it"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The partitions that the file has.

@@ -73,6 +73,8 @@ impl Checkpoint<'_> {
             match engine.load_apart(&mut writer, id) {
                 Ok(Some(hot)) => return self.fold_cold(writer, base, hot, directories, output).map(Some),
                 Ok(None) => return Ok(None),
+                // What is not loaded cannot go with the old groups.
+                Err(error) if self.fold == Fold::Anew => return Err(error),
                 // A damaged partition takes further changes in runs, as long as there may be more of them.
                 Err(error) if usize::from(base.slices_count) >= format::SLICES || waiting == 0 => return Err(error),
                 Err(_) => {}

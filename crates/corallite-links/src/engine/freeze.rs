@@ -19,7 +19,7 @@ pub(crate) type Content = Vec<(E, Values)>;
 pub(crate) struct Frozen {
     pub(crate) skip: u8,
     pub(crate) prefix: u64,
-    /// What it held; an error when it could not be read.
+    /// What it held, by key; an error when it could not be read.
     pub(crate) content: Result<Content>,
 }
 

@@ -137,8 +137,8 @@ impl Engine {
         let partition = self.partition(id);
         loop {
             let cold = partition.cold.read();
-            // The writer loads, divides and joins only with the lock.
-            if self.memory.slot(id).place().is_some() || self.route(hash) != id {
+            // The writer loads, divides and joins only with the lock; the table is not under it.
+            if self.memory.slot(id).place().is_some() || !self.belongs(hash, id) {
                 return Ok(None);
             }
             if cold.is_read {
@@ -147,6 +147,14 @@ impl Engine {
             drop(cold);
             self.read_cold(&partition)?;
         }
+    }
+
+    /// Whether a hash belongs to a partition, for readers: not known, and denied, while the table is being changed.
+    fn belongs(&self, hash: Hash, id: u32) -> bool {
+        let table = self.table_word();
+        let found = self.memory.table().get(hash.prefix(table as u32 & 0xff) as usize);
+        fence(Ordering::Acquire);
+        table >> 8 & 1 == 0 && found == id && self.table.load(Ordering::Relaxed) == table
     }
 
     pub(crate) fn cold_values(&self, cold: &super::Cold, hash: Hash, key: E) -> Result<Vec<E>> {
@@ -266,4 +274,60 @@ pub(crate) fn entry(key: E, inline: &[E], spill: Option<SpillPointer>, version: 
 fn wait(attempts: &mut u32) {
     *attempts += 1;
     if attempts.is_multiple_of(SPINS) { std::thread::yield_now() } else { std::hint::spin_loop() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use corallite_file::Mode;
+
+    use crate::{CIDStore, Change, Durability, E, LinksOptions};
+
+    /// Cold partitions are read while the table of partitions doubles and halves, as it does when others are divided and joined.
+    #[test]
+    fn readers_find_cold_partitions_while_the_table_changes() -> Result<(), Box<dyn std::error::Error>> {
+        const KEYS: u64 = 100_000;
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("links.h5");
+        let options = |memory| LinksOptions::new().memory(memory).partition_bytes(16 << 10).background(false);
+        let key = |number: u64| E::from_parts(number.wrapping_mul(0x9e37_79b9_7f4a_7c15), number);
+        let store = CIDStore::open_with(&path, Mode::Append, options(1 << 30))?;
+        let all: Vec<Change> = (0..KEYS).map(|number| Change::insert(key(number), E::new(7))).collect();
+        store.apply(&all, Durability::Durable)?;
+        store.close()?;
+        let store = CIDStore::open_with(&path, Mode::Append, options(1 << 20))?;
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..2_u64)
+                .map(|reader| {
+                    let (store, done) = (&store, &done);
+                    scope.spawn(move || {
+                        let mut number = reader * 77;
+                        while !done.load(Ordering::Relaxed) {
+                            number = (number * 6_364_136 + 12_345) % KEYS;
+                            assert_eq!(store.get(key(number)).ok().as_deref(), Some(&[E::new(7)][..]), "key {number}");
+                        }
+                    })
+                })
+                .collect();
+            let engine = &store.shared().engine;
+            for _ in 0..3000 {
+                if readers.iter().any(|reader| reader.is_finished()) {
+                    break;
+                }
+                let writer = store.shared().writer.lock();
+                let bits = engine.table_bits();
+                // The deepest partition is entered as its first half would be: no hash gets another partition.
+                if let Some(deepest) = writer.partitions.iter().flatten().find(|owned| u32::from(owned.skip) == bits) {
+                    engine.enter(deepest.id, deepest.skip + 1, deepest.prefix << 1);
+                    engine.shrink_table();
+                }
+                drop(writer);
+                std::thread::yield_now();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        Ok(())
+    }
 }

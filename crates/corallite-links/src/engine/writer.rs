@@ -240,8 +240,25 @@ impl Engine {
         if writer.allocator.bytes() + writer.cold_bytes <= self.limit { self.limit } else { self.limit / 2 }
     }
 
+    /// Forgets what was read of cold partitions that did not change, where overlays take much of the memory: their changes are
+    /// in the file, and are read again when they are needed.
+    pub(crate) fn forget_read(&self, writer: &Writer) {
+        if writer.is_frozen || self.overlay_bytes() <= self.limit / 4 {
+            return;
+        }
+        for owned in writer.partitions.iter().flatten().filter(|owned| owned.hot.is_none() && !owned.is_dirty) {
+            let partition = self.partition(owned.id);
+            let mut cold = partition.cold.write();
+            if cold.is_read && cold.overlay.len() == cold.overlay.stored {
+                self.count_overlay(cold.overlay.bytes(), 0);
+                *cold = super::Cold { record: cold.record, ..super::Cold::default() };
+            }
+        }
+    }
+
     /// Unloads partitions until memory is within its limit.
     pub(crate) fn make_room(&self, writer: &mut Writer) {
+        self.forget_read(writer);
         writer.cold_bytes = writer
             .partitions
             .iter()
@@ -428,7 +445,10 @@ impl Engine {
         if !snapshots.any_after(after) {
             return;
         }
-        let content = self.content(owned);
+        let mut content = self.content(owned);
+        if let Ok(content) = &mut content {
+            content.sort_unstable_by_key(|(key, _)| *key);
+        }
         snapshots.keep(after, Frozen { skip: owned.skip, prefix: owned.prefix, content });
     }
 

@@ -43,6 +43,7 @@ impl Shared {
         if changes.is_empty() {
             return Ok(0);
         }
+        self.check_no_transaction()?;
         if let Some(outcome) = self.group.lead_alone(|| {
             let _turn = self.turn.lock();
             self.commit_one(changes, durability)

@@ -45,9 +45,10 @@ impl CIDStore {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`].
+    /// [`Error::Closed`]; [`Error::Usage`] while a transaction of the same thread is open.
     pub fn snapshot(&self) -> Result<Snapshot<'_>> {
         self.shared.check_open()?;
+        self.shared.check_no_transaction()?;
         // Between two batches.
         let _turn = self.shared.turn.lock();
         let kept = self.shared.writer.lock().snapshots.begin();
@@ -86,15 +87,12 @@ impl Snapshot<'_> {
         let engine = &self.store.shared.engine;
         let hash = engine.seed.hash(key);
         // Held, so that the partition does not change between finding it unchanged and reading it.
-        let _writer = self.store.shared.writer.lock();
-        if let Some(frozen) = self.frozen(hash) {
-            let content = content(&frozen, self.store)?;
-            return Ok(content
-                .iter()
-                .find(|(other, _)| *other == key)
-                .map_or_else(Values::default, |(_, values)| values.clone()));
-        }
-        self.store.get(key)
+        let writer = self.store.shared.writer.lock();
+        let Some(frozen) = self.frozen(hash) else { return self.store.get(key) };
+        drop(writer);
+        let content = content(&frozen, self.store)?;
+        let found = content.binary_search_by_key(&key, |(other, _)| *other);
+        Ok(found.map_or_else(|_| Values::default(), |index| content[index].1.clone()))
     }
 
     fn frozen(&self, hash: Hash) -> Option<Arc<Frozen>> {

@@ -81,15 +81,17 @@ impl Engine {
         id: u32,
         change: impl FnOnce(&mut Hot, &mut Arena<'_>, &mut Events) -> Result<T, OutOfMemory>,
     ) -> Result<Option<T>> {
-        self.freeze(writer, id);
         let loaded =
             writer.partitions.get(id as usize).and_then(Option::as_ref).is_some_and(|owned| owned.hot.is_some());
         if !loaded {
+            self.forget_read(writer);
             if !self.may_load(writer) {
                 return Ok(None);
             }
             self.load(writer, id)?;
         }
+        // Only now: what is not changed need not be copied for snapshots.
+        self.freeze(writer, id);
         let Writer { allocator, partitions, events, .. } = writer;
         let Some(hot) = partitions.get_mut(id as usize).and_then(Option::as_mut).and_then(|owned| owned.hot.as_mut())
         else {
@@ -121,12 +123,14 @@ impl CIDStore {
     }
 
     /// Makes the store as small as it can be: value sets without tombstones, buckets and partitions merged, every partition
-    /// written anew and close together, free space given back.
+    /// written anew and close together, free space given back. A file that is the links' own cannot go back to earlier
+    /// commits afterwards. In one that they share with others these stay, and space comes free as they expire.
     ///
     /// # Errors
     ///
     /// As [`CIDStore::get`] and [`CIDStore::checkpoint`].
     pub fn compact(&self) -> Result<Maintenance> {
+        let _one = self.shared.collecting.lock();
         let log = self.deletion_log();
         let deletions = log.scan().len() as u64;
         let mut done = Maintenance { deletions, ..self.background_maintenance()? };
@@ -142,8 +146,14 @@ impl CIDStore {
                 let report = self.shared.checkpoint(fold)?;
                 done.folded = done.folded.max(report.folded);
                 // Space is all that is at stake; what cannot be given back now is reused later.
-                let _ = self.shared.storage.expire_versions();
+                if self.shared.owns_storage {
+                    let _ = self.shared.storage.expire_versions();
+                }
                 let _ = self.shared.storage.reclaim();
+            }
+            if !self.shared.owns_storage {
+                // What was there before stays for those who may go back to it.
+                break;
             }
             let (file, images) = self.sizes();
             let enough = images + images / 16 + (256 << 10);
@@ -242,6 +252,7 @@ impl CIDStore {
     /// As [`CIDStore::get`].
     pub fn gc(&self) -> Result<Maintenance> {
         self.shared.check_writable()?;
+        let _one = self.shared.collecting.lock();
         let log = self.deletion_log();
         let entries = log.scan();
         let keys: HashSet<E> = entries.iter().map(|entry| entry.key).collect();
@@ -352,6 +363,7 @@ impl CIDStore {
             found.pairs += pairs;
             found.buckets += owned.record.map_or(0, |record| u64::from(record.buckets.get()));
         }
+        engine.forget_read(&self.shared.writer.lock());
         found.memory = engine.bytes(&self.shared.writer.lock());
         found.log_records = self.shared.log().map_or(0, |log| log.used());
         let source = engine.source.read();

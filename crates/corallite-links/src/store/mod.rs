@@ -17,6 +17,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use corallite_file::Storage;
@@ -89,6 +90,10 @@ pub(crate) struct Shared {
     committer: committer::Committer,
     /// Held while a batch is logged and applied, so that between two holders everything logged is applied.
     turn: Mutex<()>,
+    /// The thread whose [`Transaction`](crate::Transaction) has the turn.
+    transacting: Mutex<Option<ThreadId>>,
+    /// Held while garbage is collected.
+    collecting: Mutex<()>,
     /// Held by the one checkpoint that is under way.
     checkpointing: Mutex<()>,
     /// Why nothing more is written.
@@ -146,6 +151,15 @@ impl Shared {
         self.log.read().clone()
     }
 
+    /// Refuses what would wait for the turn that a transaction of the same thread has.
+    pub(super) fn check_no_transaction(&self) -> Result<()> {
+        if *self.transacting.lock() == Some(std::thread::current().id()) {
+            let problem = "this would wait for a transaction of the same thread; commit or drop that first".to_owned();
+            return Err(Error::Usage { path: self.path.clone(), problem });
+        }
+        Ok(())
+    }
+
     /// Waits until no other checkpoint is under way.
     ///
     /// # Errors
@@ -162,6 +176,7 @@ impl Shared {
 
     /// Brings everything that was logged until now into the file, and frees the log's room.
     pub(crate) fn checkpoint(&self, fold: Fold) -> Result<CheckpointReport> {
+        self.check_no_transaction()?;
         loop {
             let one = self.one_checkpoint()?;
             // Whoever has the turn may be waiting for a checkpoint, and then writes it.

@@ -174,6 +174,8 @@ impl Shared {
             #[cfg(feature = "async")]
             committer: Default::default(),
             turn: Mutex::default(),
+            transacting: Mutex::default(),
+            collecting: Mutex::default(),
             checkpointing: Mutex::default(),
             failure: Mutex::default(),
             is_closing: AtomicBool::new(false),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use parking_lot::MutexGuard;
 
-use super::CIDStore;
+use super::{CIDStore, Shared};
 use crate::change::{Change, Operation};
 use crate::error::Result;
 use crate::wal::Durability;
@@ -15,22 +15,39 @@ use crate::{E, Values};
 #[derive(Debug)]
 pub struct Transaction<'a> {
     store: &'a CIDStore,
-    _turn: MutexGuard<'a, ()>,
+    turn: Turn<'a>,
     changes: Vec<Change>,
     /// For each key that changed, its values as the transaction sees them.
     seen: HashMap<E, Vec<E>>,
 }
 
+/// The turn, and whose it is.
+#[derive(Debug)]
+struct Turn<'a> {
+    shared: &'a Shared,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.shared.transacting.lock() = None;
+    }
+}
+
 impl CIDStore {
-    /// Begins a transaction, once those of others are over.
+    /// Begins a transaction, once those of others are over. Until it ends, other writers wait.
     ///
     /// # Errors
     ///
-    /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Poisoned`](crate::Error::Poisoned).
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Poisoned`](crate::Error::Poisoned);
+    /// [`Error::Usage`](crate::Error::Usage) while another one of the same thread is open, as for everything else that would
+    /// wait for it.
     pub fn begin(&self) -> Result<Transaction<'_>> {
         self.shared.check_writable()?;
-        let turn = self.shared.turn.lock();
-        Ok(Transaction { store: self, _turn: turn, changes: Vec::new(), seen: HashMap::new() })
+        self.shared.check_no_transaction()?;
+        let turn = Turn { shared: &self.shared, _turn: self.shared.turn.lock() };
+        *self.shared.transacting.lock() = Some(std::thread::current().id());
+        Ok(Transaction { store: self, turn, changes: Vec::new(), seen: HashMap::new() })
     }
 
     /// Runs `change` as one transaction: committed durably when it returns `Ok`, dropped when it returns `Err`.
@@ -131,7 +148,7 @@ impl Transaction<'_> {
         }
         let shared = &self.store.shared;
         let outcome = shared.commit_one(&self.changes, Durability::Durable);
-        drop(self._turn);
+        drop(self.turn);
         shared.after(outcome).map(drop)
     }
 

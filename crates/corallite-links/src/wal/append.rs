@@ -311,7 +311,8 @@ impl Wal {
                 state.written.lsn
             };
             self.settle(&mut upkeep)?;
-            let from = upkeep.zeroed.max(written);
+            // Where the next record will be, a mark may lie.
+            let from = upkeep.zeroed.max(Lsn(written.0 + 1));
             let end = Lsn(upkeep.first.0.saturating_add(self.ring.capacity));
             if from >= end || left == 0 {
                 return Ok(from < end);
