@@ -575,3 +575,15 @@ def test_a_key_or_value_without_text_is_a_mistake(cli, tmp_path):
     cli.run("link", store, "a", "b")
     cli.refused("unlink", store, "a", "", exit=USAGE)  # an unset variable, not "all"
     assert links(cli, store, "a") == [hex_of("b")]
+
+
+def test_links_are_compacted_on_request(cli, tmp_path):
+    store, file = tmp_path / "links.h5", tmp_path / "links.csv"
+    file.write_text("".join(f"{number * 0x9E3779B97F4A7C15 % 2**128:032x},{number:032x}\n" for number in range(100_000)))
+    cli.run("load-links", store, file)
+    before = store.stat().st_size
+    cli.run("gc", store, "--compact")
+    size = store.stat().st_size
+    assert size < before and size < 100_000 * 45  # 32 bytes are the pair
+    assert links(cli, store, f"{7 * 0x9E3779B97F4A7C15 % 2**128:032x}") == [f"{7:032x}"]
+    assert pairs(cli, store) == 100_000

@@ -10,6 +10,7 @@ pub struct LinksOptions {
     pub(crate) salvage: bool,
     pub(crate) seed: Option<[u64; 2]>,
     pub(crate) partition_bytes: u64,
+    pub(crate) expires_versions: Option<bool>,
 }
 
 impl Default for LinksOptions {
@@ -22,6 +23,7 @@ impl Default for LinksOptions {
             salvage: false,
             seed: None,
             partition_bytes: 4 << 20,
+            expires_versions: None,
         }
     }
 }
@@ -68,6 +70,14 @@ impl LinksOptions {
     #[must_use]
     pub fn background(mut self, background: bool) -> Self {
         self.background = background;
+        self
+    }
+
+    /// Whether [`compact`](crate::CIDStore::compact) gives up the file's earlier commits, which hold the space of what was
+    /// written anew (default: where the file is the links' own).
+    #[must_use]
+    pub fn expires_versions(mut self, expires: bool) -> Self {
+        self.expires_versions = Some(expires);
         self
     }
 

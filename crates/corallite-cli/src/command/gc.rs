@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use corallite::file::Mode;
+use corallite::weights::Hdf5Options;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
@@ -13,19 +15,24 @@ use crate::work::Work;
 
 const EXAMPLES: &str = "\
 Examples:
-  corallite rm models.h5 old && corallite gc models.h5";
+  corallite rm models.h5 old && corallite gc models.h5
+  corallite gc models.h5 --compact    as small as its links can be";
 
 /// Free the weights that no checkpoint needs any more
 ///
 /// Weights that were stored by themselves stay, and so do those that a delta builds on. The earlier commits that could
 /// be rolled back to are given up, since they would keep the space. The file becomes shorter where its end is free;
-/// what is free inside it is used by what is added next.
+/// what is free inside it is used by what is added next. Links take what they take, until --compact writes them anew.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The store, an HDF5 file
     #[arg(value_name = "STORE")]
     store: PathBuf,
+
+    /// Write all links anew, with full buckets and close together
+    #[arg(long)]
+    compact: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -40,7 +47,16 @@ struct Report {
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failure> {
     let work = Work::begin()?;
     let file_bytes_before = length(&arguments.store);
-    let freed = opened::to_change(&arguments.store, output, |store| Ok(store.checkpoints().gc(&work)?))?;
+    let options = Hdf5Options::new().mode(Mode::ReadWrite);
+    let links = opened::few_links(0).expires_versions(true);
+    let freed = opened::with_links(&arguments.store, options, links, output, |store| {
+        let freed = store.checkpoints().gc(&work)?;
+        if arguments.compact && store.has_links()? {
+            work.on("compacting links");
+            store.links()?.compact()?;
+        }
+        Ok(freed)
+    })?;
     let report = Report {
         store: arguments.store.display().to_string(),
         weights: freed.weights,

@@ -312,7 +312,7 @@ mod tests {
                 })
                 .collect();
             let engine = &store.shared().engine;
-            for _ in 0..3000 {
+            for _ in 0..8000 {
                 if readers.iter().any(|reader| reader.is_finished()) {
                     break;
                 }
@@ -324,7 +324,8 @@ mod tests {
                     engine.shrink_table();
                 }
                 drop(writer);
-                std::thread::yield_now();
+                // Readers are to be in the middle of something.
+                std::thread::sleep(std::time::Duration::from_micros(100));
             }
             done.store(true, Ordering::Relaxed);
         });

@@ -124,7 +124,8 @@ impl CIDStore {
 
     /// Makes the store as small as it can be: value sets without tombstones, buckets and partitions merged, every partition
     /// written anew and close together, free space given back. A file that is the links' own cannot go back to earlier
-    /// commits afterwards. In one that they share with others these stay, and space comes free as they expire.
+    /// commits afterwards. In one that they share with others these stay, and space comes free as they expire, unless
+    /// [`LinksOptions::expires_versions`](crate::LinksOptions::expires_versions) says otherwise.
     ///
     /// # Errors
     ///
@@ -138,6 +139,7 @@ impl CIDStore {
         log.clear_first(done.deletions as usize);
         // What is written anew goes to free space near the beginning: first everything, then what came to lie beyond the size
         // that would do.
+        let expires = self.shared.options.expires_versions.unwrap_or(self.shared.owns_storage);
         let mut fold = Fold::Anew;
         let mut best = u64::MAX;
         for pass in 0..PASSES {
@@ -146,12 +148,12 @@ impl CIDStore {
                 let report = self.shared.checkpoint(fold)?;
                 done.folded = done.folded.max(report.folded);
                 // Space is all that is at stake; what cannot be given back now is reused later.
-                if self.shared.owns_storage {
+                if expires {
                     let _ = self.shared.storage.expire_versions();
                 }
                 let _ = self.shared.storage.reclaim();
             }
-            if !self.shared.owns_storage {
+            if !expires {
                 // What was there before stays for those who may go back to it.
                 break;
             }
