@@ -244,7 +244,7 @@ impl CIDStore {
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] should the text not be made, which has no known cause.
+    /// [`Error::Usage`](crate::Error::Usage) should the text not be made, which has no known cause.
     pub fn expose_metrics(&self) -> Result<String> {
         let shared = self.shared();
         let now = self.get_metrics();

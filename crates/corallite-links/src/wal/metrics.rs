@@ -46,7 +46,7 @@ impl Wal {
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] should the text not be made, which has no known cause.
+    /// [`Error::Usage`](crate::Error::Usage) should the text not be made, which has no known cause.
     pub fn prometheus_metrics(&self) -> Result<String> {
         let now = self.metrics();
         let mut registry = Registry::with_prefix("corallite_wal");
