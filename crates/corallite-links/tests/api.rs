@@ -21,7 +21,7 @@ fn store() -> Result<CIDStore, corallite_links::Error> {
 fn what_was_only_read_does_not_stay_in_the_way() -> Outcome {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("links.h5");
-    let options = || LinksOptions::new().background(false);
+    let options = || LinksOptions::new().background(false).seed([1, 2]);
     let key = |number: u64| E::from_parts(number.wrapping_mul(0x9e37_79b9_7f4a_7c15), number);
     let insert = |store: &CIDStore, keys: std::ops::Range<u64>, value: u128| -> Outcome {
         let changes: Vec<Change> = keys.map(|number| Change::insert(key(number), E::new(value))).collect();
