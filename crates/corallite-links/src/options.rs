@@ -66,7 +66,7 @@ impl LinksOptions {
         self
     }
 
-    /// Whether checkpoints are written by a thread of the store (default), or by whoever fills the log.
+    /// Whether checkpoints are written by a thread of the store (default), or by whoever fills half of the log.
     #[must_use]
     pub fn background(mut self, background: bool) -> Self {
         self.background = background;

@@ -18,6 +18,21 @@ fn store() -> Result<CIDStore, corallite_links::Error> {
 }
 
 #[test]
+fn one_collection_looks_at_what_was_deleted_and_clears_the_deletion_log() -> Outcome {
+    let store = store()?;
+    store.delete_value(E::new(3), E::new(20))?;
+    store.delete_value(E::new(3), E::new(21))?;
+    assert_eq!((store.deletion_log().scan().len(), store.get_tombstone_count(E::new(3))?), (2, 2));
+    let done = store.run_gc_once()?;
+    // Four values are left, which fit the bucket again.
+    assert_eq!((done.deletions, done.tombstones, done.demoted), (2, 2, 1));
+    assert!(store.deletion_log().scan().is_empty() && !store.is_spilled(E::new(3))?);
+    assert_eq!(store.get(E::new(3))?, [18, 19, 22, 23].map(E::new));
+    assert_eq!(store.run_gc_once()?.deletions, 0);
+    Ok(())
+}
+
+#[test]
 fn what_was_only_read_does_not_stay_in_the_way() -> Outcome {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("links.h5");

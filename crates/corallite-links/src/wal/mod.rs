@@ -227,7 +227,7 @@ impl Wal {
     ///
     /// [`Error::NotALog`], [`Error::NewerFormat`]; [`Error::ForeignLog`] for the log of another store or one that has
     /// moved on from `source.from`; [`Error::DamagedLog`] when records that a sync had confirmed are not what was
-    /// written. Damage to the last synced batches, after which nothing was written, looks like the end of the log.
+    /// written. Damage to the last synced batch looks like the end of the log only where the mark behind it is lost too.
     pub fn open(disk: Arc<dyn Disk>, path: &Path, source: &WalSource) -> Result<(Self, Recovered)> {
         let access = if source.read_only { Access::Read } else { Access::ReadWrite };
         let file = disk.open(path, access).map_err(|error| Error::io("open", path, error))?;
