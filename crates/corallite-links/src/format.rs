@@ -123,7 +123,7 @@ pub(crate) struct SliceRecord {
     pub(crate) sum: U32,
 }
 
-/// Most slices of a partition; before there are more, it is folded.
+/// Most slices of a partition; before there are more, they become one.
 pub(crate) const SLICES: usize = 4;
 
 /// A partition at a commit.
@@ -177,6 +177,11 @@ impl From<&PartitionRecord1> for PartitionRecord {
 }
 
 impl PartitionRecord {
+    /// Whether it can name no further slice.
+    pub(crate) fn is_full(&self) -> bool {
+        usize::from(self.slices_count) >= SLICES
+    }
+
     /// Whether there can be so many keys and pairs in these buckets and sets.
     pub(crate) fn counts_are_possible(&self) -> bool {
         /// Value sets of a partition together, in units: far more than any disk holds.

@@ -1,7 +1,8 @@
 //! Checkpoints: bringing what changed into the store's file, in one commit with the position of the log.
 //!
-//! A partition with few changes has them appended to the commit's *run*, one sequential write for all partitions; one that
-//! has grown by about a quarter is *folded*: written anew, to a new place. Nothing in the file is changed in place.
+//! A partition with few changes has them appended to the commit's *run*, one sequential write for all partitions; when it has
+//! as many slices of runs as its record may name, they become one slice of the new run. One that has grown by about a quarter is
+//! *folded*: written anew, to a new place. Nothing in the file is changed in place.
 //!
 //! While a checkpoint is under way partitions are neither divided nor joined, loaded nor unloaded. The writer is kept out only
 //! while a partition is copied.
@@ -10,6 +11,7 @@ mod directory;
 mod groups;
 mod output;
 mod partitions;
+mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -21,6 +23,7 @@ use zerocopy::IntoBytes;
 
 use self::groups::{DIRECTORY_GROUP, begin_groups, end_groups, new_name};
 use self::output::{Groups, Output, Types};
+use self::run::Run;
 use crate::engine::{Engine, Writer};
 use crate::error::{Error, Result};
 use crate::format::{self, ChangeRecord, DELETIONS, PARTITIONS, PartitionRecord, STATE, StateRecord};
@@ -86,6 +89,7 @@ pub(crate) struct Checkpoint<'a> {
 struct Done {
     updates: Vec<(u32, Update)>,
     records: Vec<PartitionRecord>,
+    next_run: u32,
     report: CheckpointReport,
 }
 
@@ -183,15 +187,14 @@ impl Checkpoint<'_> {
 
         let mut updates = Vec::with_capacity(ids.len());
         let mut directories: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        let mut run: Vec<u8> = Vec::new();
+        let mut run = Run::new(self.writer.lock().next_run);
         let mut report = CheckpointReport::default();
-        let run_number = self.writer.lock().next_run;
         let mut overlay_bytes = self.engine.overlay_bytes();
         let was_crowded = self.is_crowded(overlay_bytes);
         for id in ids {
             started.push(*id);
             let crowded = was_crowded && overlay_bytes > self.engine.limit / 8;
-            let update = self.take((*id, crowded), run_number, &mut run, &mut directories, &mut output)?;
+            let update = self.take((*id, crowded), &mut run, &mut directories, &mut output)?;
             if let Some(Update::Folded(..)) = &update {
                 let partition = self.engine.partition(*id);
                 overlay_bytes = overlay_bytes.saturating_sub(partition.cold.read().overlay.bytes());
@@ -203,7 +206,11 @@ impl Checkpoint<'_> {
                 None => {}
             }
             updates.extend(update.map(|update| (*id, update)));
+            if run.is_long() {
+                run.write(&mut output)?;
+            }
         }
+        run.write(&mut output)?;
         let (before, next_partition, deletions) = {
             let writer = self.writer.lock();
             let records: Vec<PartitionRecord> =
@@ -234,9 +241,6 @@ impl Checkpoint<'_> {
         }
         ordered.sort_by_key(|record| record.prefix.get() << (64 - u32::from(record.skip)).min(63));
         let nodes = output.groups.nodes.clone();
-        if !run.is_empty() {
-            output.put(&nodes, &format::run_name(run_number), &types.change, size_of::<ChangeRecord>(), &run)?;
-        }
         self.remove_gone(&output, &gone, &ordered)?;
         let form = self.write_directory(&mut output, &mut ordered, &directories)?;
         output.put(&nodes, PARTITIONS, &types.partition, size_of::<PartitionRecord>(), ordered.as_bytes())?;
@@ -253,7 +257,7 @@ impl Checkpoint<'_> {
             log_mac: position.mac,
             partitions: (ordered.len() as u32).into(),
             next_partition: next_partition.into(),
-            next_run: (run_number + u32::from(!run.is_empty())).into(),
+            next_run: run.number().into(),
             deletions: (deletions.len() as u32).into(),
             partitions_sum: XxHash3_64::oneshot(ordered.as_bytes()).into(),
             deletions_sum: XxHash3_64::oneshot(deletions.as_bytes()).into(),
@@ -264,7 +268,7 @@ impl Checkpoint<'_> {
         self.check_images(&output, &ordered)?;
         end_groups(transaction, &renewed)?;
         report.bytes = output.bytes;
-        Ok(Done { updates, records: ordered, report })
+        Ok(Done { updates, records: ordered, next_run: run.number(), report })
     }
 
     /// Before old groups go: whatever the records name is in the new ones.
@@ -321,9 +325,7 @@ impl Checkpoint<'_> {
         let committed: BTreeMap<u32, PartitionRecord> =
             done.records.iter().map(|record| (record.id.get(), *record)).collect();
         let final_record = |id: u32| committed.get(&id).copied();
-        if done.records.iter().any(|record| record.slices.iter().any(|slice| slice.run.get() == writer.next_run)) {
-            writer.next_run += 1;
-        }
+        writer.next_run = done.next_run;
         for (id, update) in done.updates {
             match update {
                 Update::Hot(record) => {
@@ -375,32 +377,72 @@ impl Checkpoint<'_> {
 #[cfg(test)]
 mod tests {
     use crate::format::SLICES;
-    use crate::{CIDStore, Change, E, LinksOptions};
+    use crate::{CIDStore, E, LinksOptions};
 
-    #[test]
-    fn a_partition_whose_slices_filled_up_while_changes_came_is_folded() -> Result<(), Box<dyn std::error::Error>> {
-        let directory = tempfile::tempdir()?;
-        let path = directory.path().join("links.h5");
+    fn with_full_slices(path: &std::path::Path) -> Result<(CIDStore, Vec<E>), Box<dyn std::error::Error>> {
         let options = LinksOptions::new().background(false);
-        let store = CIDStore::open_with(&path, corallite_file::Mode::Append, options)?;
+        let store = CIDStore::open_with(path, corallite_file::Mode::Append, options)?;
         let many: Vec<(E, E)> = (0..2000).map(|number| (E::new(number), E::new(1))).collect();
         store.batch_insert(&many)?;
         store.checkpoint()?;
-        for number in 0..SLICES as u128 {
-            store.insert(E::new(number), E::new(2))?;
+        let keys: Vec<E> = (0..SLICES as u128).map(E::new).collect();
+        for key in &keys {
+            store.insert(*key, E::new(2))?;
             assert_eq!(store.checkpoint()?.appended, 1);
         }
-        store.insert(E::new(7), E::new(3))?;
-        {
-            // As when this came between the taking of the last slice and its commit.
-            let mut writer = store.shared().writer.lock();
-            let owned = writer.owned(0).ok_or("no partition")?;
-            owned.must_fold = false;
-            owned.pending = vec![Change::insert(E::new(7), E::new(3))];
+        Ok((store, keys))
+    }
+
+    fn slices(store: &CIDStore) -> Option<Vec<(u32, u32)>> {
+        let record = store.shared().writer.lock().owned(0)?.record?;
+        let used = record.slices.iter().take(record.slices_count.into());
+        Some(used.map(|slice| (slice.run.get(), slice.count.get())).collect())
+    }
+
+    #[test]
+    fn full_slices_become_one_whether_the_partition_is_loaded_or_not() -> Result<(), Box<dyn std::error::Error>> {
+        for is_hot in [true, false] {
+            let directory = tempfile::tempdir()?;
+            let path = directory.path().join("links.h5");
+            let (mut store, keys) = with_full_slices(&path)?;
+            if !is_hot {
+                drop(store);
+                let options = LinksOptions::new().background(false).memory(1 << 20);
+                store = CIDStore::open_with(&path, corallite_file::Mode::Append, options)?;
+            }
+            assert_eq!(slices(&store), Some(vec![(0, 1), (1, 1), (2, 1), (3, 1)]));
+            store.insert(E::new(7), E::new(3))?;
+            assert_eq!(store.shared().writer.lock().owned(0).map(|owned| owned.hot.is_some()), Some(is_hot));
+            assert_eq!(store.checkpoint()?.appended, 1);
+            assert_eq!(slices(&store), Some(vec![(4, 5)]));
+            let file = hdf5_metno::File::open(&path)?;
+            let runs = file.group("/nodes")?.member_names()?.into_iter().filter(|name| name.starts_with("run_"));
+            assert_eq!(runs.count(), 1);
+            let reader = CIDStore::open_read_only(&path)?;
+            assert_eq!(reader.get(E::new(7))?, [E::new(1), E::new(3)]);
+            for key in keys {
+                assert_eq!(reader.get(key)?, [E::new(1), E::new(2)]);
+            }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_loaded_partition_whose_slices_cannot_be_read_is_folded() -> Result<(), Box<dyn std::error::Error>> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("links.h5");
+        let (store, keys) = with_full_slices(&path)?;
+        if let Some(record) = store.shared().writer.lock().owned(0).and_then(|owned| owned.record.as_mut()) {
+            record.slices[2].sum = 0.into();
+        }
+        store.insert(E::new(7), E::new(3))?;
         assert_eq!(store.checkpoint()?.folded, 1);
+        assert_eq!(slices(&store), Some(Vec::new()));
         let reader = CIDStore::open_read_only(&path)?;
         assert_eq!(reader.get(E::new(7))?, [E::new(1), E::new(3)]);
+        for key in keys {
+            assert_eq!(reader.get(key)?, [E::new(1), E::new(2)]);
+        }
         Ok(())
     }
 }

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use parking_lot::MutexGuard;
 use twox_hash::XxHash3_64;
-use zerocopy::IntoBytes;
 
 use super::output::Output;
+use super::run::Run;
 use super::{Checkpoint, Fold, Update};
 use crate::arena::{Allocator, Arena, OutOfMemory, TABLE_BITS};
 use crate::bucket::{self, Home};
 use crate::change::Change;
 use crate::engine::Writer;
-use crate::error::{Error, Result};
-use crate::format::{self, ChangeRecord, PartitionRecord, SliceRecord};
+use crate::error::Result;
+use crate::format::{self, PartitionRecord, SliceRecord};
 use crate::hot::{Copy, Hot};
 use crate::image::directory_sum;
 use crate::set;
@@ -26,11 +26,11 @@ impl Checkpoint<'_> {
     pub(super) fn take(
         &self,
         (id, crowded): (u32, bool),
-        run_number: u32,
-        run: &mut Vec<u8>,
+        run: &mut Run,
         directories: &mut BTreeMap<u32, Vec<u32>>,
         output: &mut Output<'_>,
     ) -> Result<Option<Update>> {
+        let earlier = self.earlier(id);
         let mut writer = self.writer.lock();
         let applied = writer.applied;
         let engine = self.engine;
@@ -45,9 +45,7 @@ impl Checkpoint<'_> {
         };
         if owned.hot.is_some() {
             owned.is_dirty = false;
-            // Changes that came while the last slice was being written were held against the record before it.
-            let is_full = usize::from(base.slices_count) >= format::SLICES;
-            if owned.must_fold || is_full || self.fold != Fold::Grown || owned.record.is_none() {
+            if owned.must_fold || earlier.is_none() || self.fold != Fold::Grown || owned.record.is_none() {
                 owned.must_fold = false;
                 owned.pending = Vec::new();
                 let Writer { allocator, partitions, .. } = &mut *writer;
@@ -58,16 +56,19 @@ impl Checkpoint<'_> {
             }
             let pending = std::mem::take(&mut owned.pending);
             drop(writer);
-            return self.append(base, run_number, run, &pending).map(|record| Some(Update::Hot(record)));
+            let earlier = earlier.unwrap_or_default();
+            return Ok(Some(Update::Hot(run.append(base, &earlier, &pending))));
         }
         let partition = engine.partition(id);
         // Read first: reading puts what the file holds before what waits, and so moves what is counted here. A partition that
         // cannot be read stays as it is, and whoever needs to read it is told.
         let _ = engine.read_cold(&partition);
+        let is_full = base.is_full();
         let (folds, waiting) = {
             let cold = partition.cold.read();
             let waiting = cold.overlay.len() - cold.overlay.stored;
-            (owned.wants_fold(waiting) || crowded || self.fold != Fold::Grown, waiting)
+            let is_unread = is_full && !cold.is_read;
+            (owned.wants_fold(waiting) || is_unread || crowded || self.fold != Fold::Grown, waiting)
         };
         if folds {
             match engine.load_apart(&mut writer, id) {
@@ -76,17 +77,27 @@ impl Checkpoint<'_> {
                 // What is not loaded cannot go with the old groups.
                 Err(error) if self.fold == Fold::Anew => return Err(error),
                 // A damaged partition takes further changes in runs, as long as there may be more of them.
-                Err(error) if usize::from(base.slices_count) >= format::SLICES || waiting == 0 => return Err(error),
+                Err(error) if is_full || waiting == 0 => return Err(error),
                 Err(_) => {}
             }
         }
         let cold = partition.cold.read();
-        let changes = cold.overlay.changes()[cold.overlay.stored..].to_vec();
+        let (stored, changes) = cold.overlay.changes().split_at(cold.overlay.stored);
+        let (stored, changes) = (if is_full { stored.to_vec() } else { Vec::new() }, changes.to_vec());
         let length = cold.overlay.len();
         drop(cold);
         drop(writer);
-        let record = self.append(base, run_number, run, &changes)?;
-        Ok(Some(Update::Appended(record, length)))
+        Ok(Some(Update::Appended(run.append(base, &stored, &changes), length)))
+    }
+
+    /// What a hot partition has in runs, where it can have no further slice there and all are to become one; `None` when they
+    /// cannot be read.
+    fn earlier(&self, id: u32) -> Option<Vec<Change>> {
+        let record = self.writer.lock().owned(id).filter(|owned| owned.hot.is_some() && !owned.must_fold)?.record?;
+        if !record.is_full() || self.fold != Fold::Grown {
+            return Some(Vec::new());
+        }
+        self.engine.source.read().as_ref()?.slices(&record).ok()
     }
 
     /// A partition as it goes into the file: as it is, or, where everything is made small, with full buckets.
@@ -103,39 +114,6 @@ impl Checkpoint<'_> {
             // Without memory for a second copy it is stored as it is.
             Some(Err(OutOfMemory)) | None => hot.copy(&engine.memory),
         }
-    }
-
-    /// Appends changes to the run, and a slice of them to the record.
-    pub(super) fn append(
-        &self,
-        mut record: PartitionRecord,
-        run_number: u32,
-        run: &mut Vec<u8>,
-        changes: &[Change],
-    ) -> Result<PartitionRecord> {
-        if changes.is_empty() {
-            return Ok(record);
-        }
-        let Some(place) = record.slices.get_mut(usize::from(record.slices_count)) else {
-            let place = format!("partition {:08x}", record.id.get());
-            return Err(Error::damaged(
-                self.engine.path(),
-                place,
-                "it has no room for more changes, and was not folded",
-            ));
-        };
-        let start = run.len();
-        for change in changes {
-            run.extend_from_slice(ChangeRecord::from(*change).as_bytes());
-        }
-        *place = SliceRecord {
-            run: run_number.into(),
-            start: ((start / size_of::<ChangeRecord>()) as u32).into(),
-            count: (changes.len() as u32).into(),
-            sum: crc32c::crc32c(&run[start..]).into(),
-        };
-        record.slices_count += 1;
-        Ok(record)
     }
 
     pub(super) fn fold_one(

@@ -4,7 +4,7 @@ use super::{Content, Engine, Frozen};
 use crate::arena::{Allocator, Arena, OutOfMemory};
 use crate::change::Change;
 use crate::error::Result;
-use crate::format::{ChangeRecord, PartitionRecord, SLICES};
+use crate::format::{ChangeRecord, PartitionRecord};
 use crate::hot::{Events, Hot};
 use crate::image::NotLoaded;
 use crate::overlay::Overlay;
@@ -72,9 +72,8 @@ impl Owned {
 
     /// Whether this many changes, besides those in runs, are better folded than kept.
     pub(crate) fn wants_fold(&self, changes: usize) -> bool {
-        let Some(record) = self.record else { return true };
         let bytes = (self.stored_changes() + changes as u64) * size_of::<ChangeRecord>() as u64;
-        usize::from(record.slices_count) >= SLICES || bytes * FOLD_PART > self.image_bytes()
+        self.record.is_none() || bytes * FOLD_PART > self.image_bytes()
     }
 
     /// Notes a change of a hot partition.
