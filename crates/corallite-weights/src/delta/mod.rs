@@ -1,6 +1,8 @@
 //! Deltas: a weight as its difference to a reference, in the form coral's files hold.
 //!
-//! Owns the record, its dictionary form and its settings. Encoding and applying deltas is elsewhere.
+//! Owns the record, its dictionary form and its settings; `difference` is what makes them lossless.
+
+mod difference;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -13,6 +15,8 @@ use crate::dict::{Dict, python_json_len};
 use crate::dtype::{Dtype, ShapeText};
 use crate::error::{Error, Result};
 use crate::hash::WeightHash;
+
+pub use difference::{Difference, Order};
 
 /// How a delta's data encodes the difference.
 ///
