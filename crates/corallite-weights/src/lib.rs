@@ -37,13 +37,13 @@ pub mod store;
 pub mod tensor;
 pub mod values;
 
-pub use checkpoint::{AddOptions, Checkpoint, CheckpointInfo, Checkpoints, GcReport};
+pub use checkpoint::{AddOptions, Added, Checkpoint, CheckpointInfo, Checkpoints, GcReport};
 pub use delta::{Delta, DeltaConfig, DeltaType};
 pub use dtype::{ByteOrder, Dtype, Kind};
 pub use error::{Error, Result};
 pub use filter::{Compression, Filter};
 pub use hash::{ContentHasher, WeightHash, content_hash, coral_hash};
-pub use hdf5_store::{Damage, Hdf5Options, Hdf5Store, Unwatched, Verification, Watch, WeightTransaction};
+pub use hdf5_store::{Damage, Encoding, Hdf5Options, Hdf5Store, Unwatched, Verification, Watch, WeightTransaction};
 pub use memory::MemoryStore;
 pub use safetensors::SafetensorsFile;
 pub use store::{DeltaStorageInfo, DeltaStore, StorageInfo, WeightStore};

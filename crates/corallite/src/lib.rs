@@ -386,7 +386,7 @@ impl Transaction<'_> {
     ///
     /// As [`Checkpoints::add`].
     pub fn add_checkpoint(&self, name: &str, path: impl AsRef<Path>) -> Result<weights::Checkpoint> {
-        Ok(self.weights.add_checkpoint(name, &SafetensorsFile::open(path)?, &Unwatched)?)
+        Ok(self.weights.add_checkpoint(name, &SafetensorsFile::open(path)?, &Unwatched)?.checkpoint)
     }
 
     /// Removes a checkpoint; `false` when there was none of that name.

@@ -1,14 +1,12 @@
 //! `corallite add`: model files become checkpoints of a store.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 use corallite::Store;
-use corallite::weights::{
-    Compression, Error, Hdf5Options, SafetensorsFile, WeightHash, WeightStore, WeightTransaction,
-};
+use corallite::weights::{Compression, Error, Hdf5Options, SafetensorsFile, WeightTransaction};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
@@ -51,6 +49,13 @@ pub(crate) struct Arguments {
     /// Every HDF5 reader understands gzip; h5py understands lzf too; none can be mapped into memory as it lies.
     #[arg(long, value_name = "HOW", default_value = "gzip:4")]
     compression: Compression,
+
+    /// How many deltas may lie one on another; 0 stores every weight whole
+    ///
+    /// A weight is stored as the difference to one of an earlier checkpoint where that is smaller. Reading it reads the
+    /// weights it is a difference to.
+    #[arg(long, value_name = "DELTAS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(..=32))]
+    chain: u8,
 }
 
 #[derive(Debug, Serialize)]
@@ -59,6 +64,8 @@ struct Added {
     file: String,
     tensors: u64,
     new_weights: u64,
+    /// Those of the new weights that are stored as deltas.
+    deltas: u64,
     bytes: u64,
     stored_bytes: u64,
     seconds: f64,
@@ -85,7 +92,9 @@ pub(crate) fn run(arguments: Arguments, output: &Output) -> Result<Exit, Failure
     work.show(output, "adding", files.iter().map(|(_, file)| file.header().data_len()).sum());
 
     let options = Hdf5Options::new().compression(arguments.compression);
-    let added = opened::with_options(&arguments.store, options, output, |store| add_all(store, &files, &work))?;
+    let added = opened::with_options(&arguments.store, options, output, |store| {
+        add_all(store, &files, usize::from(arguments.chain), &work)
+    })?;
     drop(work);
     let store = arguments.store.display().to_string();
     let report = Report { store, files: added, seconds: started.elapsed().as_secs_f64() };
@@ -120,8 +129,14 @@ fn names(arguments: &Arguments) -> Result<Vec<String>, Failure> {
     Ok(names)
 }
 
-fn add_all(store: &Store, files: &[(&str, SafetensorsFile)], work: &Work) -> Result<Vec<Added>, Failure> {
+fn add_all(
+    store: &Store,
+    files: &[(&str, SafetensorsFile)],
+    longest_chain: usize,
+    work: &Work,
+) -> Result<Vec<Added>, Failure> {
     store.weights().transaction(|transaction| {
+        let transaction = &transaction.with_longest_chain(longest_chain);
         let file = transaction.file();
         for (name, _) in files {
             // Before minutes are spent on the files that come first.
@@ -129,8 +144,7 @@ fn add_all(store: &Store, files: &[(&str, SafetensorsFile)], work: &Work) -> Res
                 return Err(Error::AlreadyExists { name: (*name).to_owned() }.into());
             }
         }
-        let mut known = Known::of(store, transaction)?;
-        files.iter().map(|(name, file)| add_one(transaction, name, file, work, &mut known)).collect()
+        files.iter().map(|(name, file)| add_one(transaction, name, file, work)).collect()
     })
 }
 
@@ -139,65 +153,20 @@ fn add_one(
     name: &str,
     file: &SafetensorsFile,
     work: &Work,
-    known: &mut Known<'_>,
 ) -> Result<Added, Failure> {
-    let started = Instant::now();
     work.on(&printable(name));
-    let checkpoint = transaction.add_checkpoint(name, file, work)?;
-    let seconds = started.elapsed().as_secs_f64();
-    let (mut new_weights, mut stored_bytes) = (0, 0);
-    for tensor in checkpoint.tensors() {
-        if known.is_new(&tensor.key)? {
-            new_weights += 1;
-            stored_bytes += stored_size(known.store, transaction, &tensor.key)?;
-        }
-    }
+    let added = transaction.add_checkpoint(name, file, work)?;
+    let info = added.checkpoint.info();
     Ok(Added {
         name: name.to_owned(),
         file: file.path().display().to_string(),
-        tensors: checkpoint.info().tensors,
-        new_weights,
-        bytes: checkpoint.info().logical_bytes,
-        stored_bytes,
-        seconds,
+        tensors: info.tensors,
+        new_weights: added.new_weights,
+        deltas: added.deltas,
+        bytes: info.logical_bytes,
+        stored_bytes: added.stored_bytes,
+        seconds: added.seconds,
     })
-}
-
-fn stored_size(store: &Store, transaction: &WeightTransaction<'_>, key: &WeightHash) -> Result<u64, Failure> {
-    let dataset = transaction
-        .file()
-        .dataset(&format!("weights/{key}"))
-        .map_err(|error| Failure::from(store.storage().explain(&format!("open the new weight {key}"), &error)))?;
-    Ok(dataset.storage_size())
-}
-
-/// Which weights the store had before this command, and which it got by it.
-struct Known<'a> {
-    store: &'a Store,
-    was_empty: bool,
-    added: HashSet<WeightHash>,
-}
-
-impl<'a> Known<'a> {
-    fn of(store: &'a Store, transaction: &WeightTransaction<'_>) -> Result<Self, Failure> {
-        let group = transaction
-            .file()
-            .group("weights")
-            .map_err(|error| Failure::from(store.storage().explain("open /weights", &error)))?;
-        Ok(Self { store, was_empty: group.is_empty(), added: HashSet::new() })
-    }
-
-    /// Whether this weight was not there before; true once for each.
-    fn is_new(&mut self, key: &WeightHash) -> Result<bool, Failure> {
-        if self.added.contains(key) {
-            return Ok(false);
-        }
-        // The store outside the transaction still shows the last commit.
-        if !self.was_empty && self.store.weights().exists(key)? {
-            return Ok(false);
-        }
-        Ok(self.added.insert(key.clone()))
-    }
 }
 
 fn render(report: &Report, paint: Paint) -> String {
@@ -205,6 +174,7 @@ fn render(report: &Report, paint: Paint) -> String {
         ("ADDED", Side::Left),
         ("TENSORS", Side::Right),
         ("NEW", Side::Right),
+        ("DELTAS", Side::Right),
         ("SIZE", Side::Right),
         ("STORED", Side::Right),
         ("SPEED", Side::Right),
@@ -214,6 +184,7 @@ fn render(report: &Report, paint: Paint) -> String {
             printable(&added.name),
             added.tensors.to_string(),
             added.new_weights.to_string(),
+            added.deltas.to_string(),
             bytes(added.bytes),
             bytes(added.stored_bytes),
             speed(added.bytes, added.seconds),

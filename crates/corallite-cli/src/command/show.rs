@@ -6,8 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use corallite::Store;
-use corallite::file::hdf5::Dataset;
-use corallite::weights::{Checkpoint, Error, WeightHash, WeightStore, WeightTensor};
+use corallite::weights::{Checkpoint, Encoding, Error, WeightHash, WeightStore, WeightTensor};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -100,9 +99,9 @@ fn find(store: &Store, what: &str) -> Result<Found, Failure> {
     Err(Error::NotFound { what: format!("a checkpoint or weight `{what}`") }.into())
 }
 
-/// The dataset of a weight; `None` when it cannot be opened, which is for `verify` to explain.
-fn dataset(store: &Store, key: &WeightHash) -> Option<Dataset> {
-    store.weights().file().ok()?.dataset(&format!("weights/{key}")).ok()
+/// How a weight is stored; `None` when that cannot be read, which is for `verify` to explain.
+fn encoding(store: &Store, key: &WeightHash) -> Option<Encoding> {
+    store.weights().encoding(key).ok()?
 }
 
 #[derive(Debug, Serialize)]
@@ -137,7 +136,7 @@ impl CheckpointReport {
         for tensor in checkpoint.tensors() {
             sizes
                 .entry(&tensor.key)
-                .or_insert_with(|| dataset(store, &tensor.key).map(|dataset| dataset.storage_size()));
+                .or_insert_with(|| encoding(store, &tensor.key).map(|encoding| encoding.stored_bytes));
         }
         let tensors = checkpoint
             .tensors()
@@ -222,6 +221,12 @@ struct WeightReport {
     model_name: Option<String>,
     compression_info: Map<String, Value>,
     /// How its chunks are encoded, in order.
+    /// How it is stored as the difference to another weight; `null` when it is not.
+    delta_type: Option<&'static str>,
+    /// The key of that weight.
+    base: Option<String>,
+    /// How many deltas lie one on another.
+    chain: Option<usize>,
     filters: Vec<String>,
     chunks: Option<u64>,
     /// The checkpoints that have it.
@@ -239,9 +244,8 @@ impl WeightReport {
         let data = weight.data()?;
         let statistics = statistics(weight.dtype(), &data);
         let histogram = histogram(weight.dtype(), &data, &statistics);
-        let dataset = dataset(store, key);
+        let encoding = encoding(store, key);
         let metadata = weight.metadata();
-        let filters = dataset.as_ref().map(Dataset::filters).unwrap_or_default();
         Ok(Self {
             kind: "weight",
             key: key.to_string(),
@@ -249,12 +253,15 @@ impl WeightReport {
             dtype: weight.dtype().to_string(),
             shape: weight.shape().to_vec(),
             bytes: weight.nbytes(),
-            stored_bytes: dataset.as_ref().map(|dataset| dataset.storage_size()),
+            stored_bytes: encoding.as_ref().map(|encoding| encoding.stored_bytes),
+            delta_type: encoding.as_ref().and_then(|encoding| encoding.delta_type),
+            base: encoding.as_ref().and_then(|encoding| encoding.base.as_ref()).map(ToString::to_string),
+            chain: encoding.as_ref().map(|encoding| encoding.chain),
             layer_type: metadata.layer_type.clone(),
             model_name: metadata.model_name.clone(),
             compression_info: metadata.compression_info.clone(),
-            filters: filters.iter().map(|filter| format!("{filter:?}").to_ascii_lowercase()).collect(),
-            chunks: dataset.as_ref().and_then(|dataset| dataset.num_chunks()).map(|count| count as u64),
+            chunks: encoding.as_ref().and_then(|encoding| encoding.chunks),
+            filters: encoding.map(|encoding| encoding.filters).unwrap_or_default(),
             checkpoints: owners(store, key),
             statistics,
             histogram,
@@ -285,6 +292,10 @@ impl WeightReport {
         match self.filters.as_slice() {
             [] => line("filters", "none"),
             filters => line("filters", &format!("{chunks}{}", filters.join(", "))),
+        }
+        if let (Some(base), Some(chain)) = (&self.base, self.chain) {
+            let chain = if chain > 1 { format!(", the last of a chain of {chain}") } else { String::new() };
+            line("delta of", &format!("{}{chain}", short_key(base)));
         }
         line("layer type", &printable(self.layer_type.as_deref().unwrap_or_default()));
         line("model", &printable(self.model_name.as_deref().unwrap_or_default()));

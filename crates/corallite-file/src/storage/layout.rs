@@ -9,8 +9,11 @@ use crate::error::{Error, Result};
 use crate::page::CommitNumber;
 use crate::pager::Pager;
 
-/// The version of the store's layout that this program writes and reads up to.
-pub const FORMAT_VERSION: i64 = 1;
+/// The newest version of the store's layout, which this program reads up to.
+pub const FORMAT_VERSION: i64 = 2;
+
+/// The version of a new store. What needs a newer one asks for it: a store without it stays readable by older programs.
+const FIRST_VERSION: i64 = 1;
 
 const VERSION_ATTRIBUTE: &str = "format_version";
 const STRING_ATTRIBUTE: &str = "version_string";
@@ -87,11 +90,20 @@ pub(super) fn ensure(pager: &Pager, file: &File) -> Result<()> {
     }
     let write = || {
         let config = file.group(Storage::CONFIG_GROUP)?;
-        config.new_attr::<i64>().create(VERSION_ATTRIBUTE)?.write_scalar(&FORMAT_VERSION)?;
+        config.new_attr::<i64>().create(VERSION_ATTRIBUTE)?.write_scalar(&FIRST_VERSION)?;
         let text = concat!("Corallite ", env!("CARGO_PKG_VERSION"));
         let text: VarLenUnicode = text.parse().map_err(|error| hdf5_metno::Error::Internal(format!("{error:?}")))?;
         config.new_attr::<VarLenUnicode>().create(STRING_ATTRIBUTE)?.write_scalar(&text)
     };
+    write().map_err(|error| explain(pager, "write /config", &error))
+}
+
+/// Raises the version of the layout to `version`, unless it is that or newer.
+pub(super) fn require(pager: &Pager, file: &File, version: i64) -> Result<()> {
+    if self::version(pager, file)?.is_some_and(|found| found >= version) {
+        return Ok(());
+    }
+    let write = || file.group(Storage::CONFIG_GROUP)?.attr(VERSION_ATTRIBUTE)?.write_scalar(&version);
     write().map_err(|error| explain(pager, "write /config", &error))
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hdf5_metno::File;
 use parking_lot::Mutex;
 
-use super::{Storage, explain};
+use super::{Storage, explain, layout};
 use crate::error::{Error, Result};
 use crate::object::{DatasetWriter, superblock};
 use crate::pager::Pager;
@@ -117,6 +117,12 @@ impl Transaction<'_> {
     /// The storage.
     pub fn storage(&self) -> &Storage {
         self.storage
+    }
+
+    /// Marks the store as one that only programs of at least this [`FORMAT_VERSION`](crate::FORMAT_VERSION) may open, for what
+    /// older ones would misread or damage. Does nothing where it is marked so already.
+    pub fn require_format(&self, version: i64) -> Result<()> {
+        layout::require(&self.pager, &self.file, version)
     }
 
     /// Writes the bytes of a contiguous dataset in place; see [`contiguous_offset`](crate::contiguous_offset). Whole

@@ -10,7 +10,7 @@ use super::record::Record;
 use crate::error::{Error, Result};
 use crate::hash::ContentHasher;
 use crate::hdf5_store::stored::Stored;
-use crate::hdf5_store::{WEIGHTS, Watch, stop_if_cancelled};
+use crate::hdf5_store::{Watch, stop_if_cancelled};
 
 /// Writes the file beside `path` and moves it there when it is whole and durable. Returns its length.
 pub(super) fn to_path(snapshot: &Snapshot, record: &Record, path: &Path, watch: &dyn Watch) -> Result<u64> {
@@ -61,7 +61,7 @@ fn write_to(snapshot: &Snapshot, record: &Record, out: &mut impl Write, path: &P
     out.write_all(&(record.raw_header.len() as u64).to_le_bytes()).map_err(fail)?;
     out.write_all(&record.raw_header).map_err(fail)?;
     for tensor in record.checkpoint.tensors() {
-        let stored = Stored::find(snapshot, snapshot.file(), WEIGHTS, &tensor.key)?.ok_or_else(|| {
+        let stored = Stored::find(snapshot, snapshot.file(), &tensor.key)?.ok_or_else(|| {
             super::record::damaged(
                 record.checkpoint.name(),
                 format!("the weight `{}` of tensor `{}` is missing", tensor.key, tensor.name),

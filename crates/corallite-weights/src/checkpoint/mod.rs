@@ -22,10 +22,10 @@
 mod export;
 mod record;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use corallite_file::hdf5::File;
 
@@ -33,9 +33,13 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::filter::Compression;
 use crate::hash::WeightHash;
-use crate::hdf5_store::{CHECKPOINTS, Damage, Hdf5Store, Pages, Purpose, Unwatched, WEIGHTS, Watch, WeightTransaction};
+use crate::hdf5_store::{
+    CHECKPOINTS, Damage, Hdf5Store, Pages, Purpose, Reference, Tally, Unwatched, Watch, WeightTransaction, references,
+    stop_if_cancelled,
+};
 use crate::safetensors::SafetensorsFile;
 use crate::store::WeightStore;
+use crate::tensor::WeightTensor;
 
 /// A tensor of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,6 +108,7 @@ impl Checkpoint {
 #[derive(Clone, Copy)]
 pub struct AddOptions<'a> {
     compression: Option<Compression>,
+    longest_chain: Option<usize>,
     watch: &'a dyn Watch,
 }
 
@@ -115,7 +120,7 @@ impl std::fmt::Debug for AddOptions<'_> {
 
 impl Default for AddOptions<'_> {
     fn default() -> Self {
-        Self { compression: None, watch: &Unwatched }
+        Self { compression: None, longest_chain: None, watch: &Unwatched }
     }
 }
 
@@ -132,12 +137,35 @@ impl<'a> AddOptions<'a> {
         self
     }
 
+    /// Lets so many deltas lie one on another, instead of as many as the store does; see
+    /// [`Hdf5Options::longest_chain`](crate::Hdf5Options::longest_chain).
+    #[must_use]
+    pub fn longest_chain(mut self, deltas: usize) -> Self {
+        self.longest_chain = Some(deltas);
+        self
+    }
+
     /// Reports to `watch` and stops when it says so.
     #[must_use]
     pub fn watch(mut self, watch: &'a dyn Watch) -> Self {
         self.watch = watch;
         self
     }
+}
+
+/// A checkpoint that was added, and what that took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Added {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Weights that the store did not have before.
+    pub new_weights: u64,
+    /// Those of them that are stored as deltas.
+    pub deltas: u64,
+    /// Bytes that the new weights' data takes.
+    pub stored_bytes: u64,
+    /// How long it took, in seconds, without making it durable.
+    pub seconds: f64,
 }
 
 /// What [`Checkpoints::gc`] freed.
@@ -172,7 +200,7 @@ impl<'a> Checkpoints<'a> {
     /// keeps the commit from happening. The store is then what it was before.
     pub fn add(&self, name: &str, path: impl AsRef<Path>) -> Result<Checkpoint> {
         let mut added = self.add_all(&[(name.to_owned(), path.as_ref().to_owned())], AddOptions::new())?;
-        added.pop().ok_or_else(|| missing(name))
+        added.pop().map(|added| added.checkpoint).ok_or_else(|| missing(name))
     }
 
     /// Adds several files in one commit: all or none.
@@ -180,7 +208,7 @@ impl<'a> Checkpoints<'a> {
     /// # Errors
     ///
     /// As [`Checkpoints::add`].
-    pub fn add_all(&self, files: &[(String, PathBuf)], options: AddOptions<'_>) -> Result<Vec<Checkpoint>> {
+    pub fn add_all(&self, files: &[(String, PathBuf)], options: AddOptions<'_>) -> Result<Vec<Added>> {
         // All input is looked at before the store is.
         let mut opened = Vec::with_capacity(files.len());
         let mut names = BTreeSet::new();
@@ -193,6 +221,10 @@ impl<'a> Checkpoints<'a> {
         }
         self.store.transaction(|transaction| {
             let transaction = transaction.with_compression(options.compression.unwrap_or(self.store.compression()));
+            let transaction = match options.longest_chain {
+                Some(deltas) => transaction.with_longest_chain(deltas),
+                None => transaction,
+            };
             opened.iter().map(|(name, file)| transaction.add_checkpoint(name, file, options.watch)).collect()
         })
     }
@@ -261,24 +293,9 @@ impl<'a> Checkpoints<'a> {
     /// [`Error::DamagedCheckpoint`] when it cannot be known what is needed; nothing is freed then.
     pub fn gc(&self, watch: &dyn Watch) -> Result<GcReport> {
         let report = self.store.transaction::<_, Error>(|transaction| {
-            let needed = crate::hdf5_store::needed(transaction.inner, transaction.file())?;
             let mut report = GcReport::default();
-            for key in self.store.list_weights()? {
-                crate::hdf5_store::stop_if_cancelled(watch)?;
-                if needed.contains_key(&key) {
-                    continue;
-                }
-                let (freed, bytes) = match self.store.find(&key) {
-                    Ok(found) => found.map_or((false, 0), |(_, stored)| {
-                        (stored.description.only_for_checkpoints, stored.stored_bytes())
-                    }),
-                    // A damaged weight that nobody needs is freed like any other; one that cannot even be looked at stays.
-                    Err(_) => {
-                        let freed = transaction.is_only_for_checkpoints(&key).unwrap_or(false);
-                        (freed, transaction.stored_bytes(&key))
-                    }
-                };
-                if freed && transaction.unlink(WEIGHTS, key.as_str())? {
+            for (key, bytes) in self.garbage(transaction, watch)? {
+                if transaction.unlink_weight(&key)? {
                     report.weights += 1;
                     report.bytes += bytes;
                 }
@@ -289,6 +306,52 @@ impl<'a> Checkpoints<'a> {
         storage.expire_versions()?;
         storage.reclaim()?;
         Ok(report)
+    }
+
+    /// The weights that nothing needs, and the bytes of each.
+    fn garbage(&self, transaction: &WeightTransaction<'_>, watch: &dyn Watch) -> Result<Vec<(WeightHash, u64)>> {
+        let (pages, file) = (transaction.inner, transaction.file());
+        let mut needed: HashSet<WeightHash> = self::needed(pages, file)?.into_keys().collect();
+        let mut bases = HashMap::new();
+        for Reference { name, reference, is_weight } in references(pages, file)? {
+            if is_weight {
+                bases.insert(WeightHash::new(name)?, reference);
+            } else {
+                needed.insert(reference);
+            }
+        }
+        let mut candidates = Vec::new();
+        for key in self.store.list_weights()? {
+            stop_if_cancelled(watch)?;
+            if needed.contains(&key) {
+                continue;
+            }
+            let (freed, bytes) = match self.store.find(&key) {
+                Ok(found) => found
+                    .map_or((false, 0), |(_, stored)| (stored.description.only_for_checkpoints, stored.stored_bytes())),
+                // A damaged weight that nobody needs is freed like any other; one that cannot even be looked at stays.
+                Err(_) => {
+                    let freed = transaction.is_only_for_checkpoints(&key).unwrap_or(false);
+                    (freed, transaction.stored_bytes(&key))
+                }
+            };
+            if freed {
+                candidates.push((key, bytes));
+            } else {
+                needed.insert(key);
+            }
+        }
+        // Whatever is needed needs its base.
+        let mut open: Vec<WeightHash> = needed.iter().cloned().collect();
+        while let Some(key) = open.pop() {
+            if let Some(base) = bases.get(&key)
+                && needed.insert(base.clone())
+            {
+                open.push(base.clone());
+            }
+        }
+        candidates.retain(|(key, _)| !needed.contains(key));
+        Ok(candidates)
     }
 
     /// Checks every checkpoint's record and that all its weights are there; the weights' own bytes are
@@ -310,11 +373,8 @@ impl<'a> Checkpoints<'a> {
         for name in names {
             let problem = match record::read(snapshot.as_ref(), snapshot.file(), &name) {
                 Ok(Some(record)) => {
-                    let absent = record
-                        .checkpoint
-                        .tensors
-                        .iter()
-                        .find(|tensor| !snapshot.file().link_exists(&format!("{WEIGHTS}/{}", tensor.key)));
+                    let tensors = &record.checkpoint.tensors;
+                    let absent = tensors.iter().find(|tensor| !self.store.exists(&tensor.key).unwrap_or(true));
                     absent.map(|tensor| format!("the weight `{}` of tensor `{}` is missing", tensor.key, tensor.name))
                 }
                 Ok(None) => None,
@@ -335,7 +395,8 @@ impl WeightTransaction<'_> {
     /// # Errors
     ///
     /// As [`Checkpoints::add`].
-    pub fn add_checkpoint(&self, name: &str, file: &SafetensorsFile, watch: &dyn Watch) -> Result<Checkpoint> {
+    pub fn add_checkpoint(&self, name: &str, file: &SafetensorsFile, watch: &dyn Watch) -> Result<Added> {
+        let started = Instant::now();
         check_name(name)?;
         if self.file().link_exists(CHECKPOINTS) && self.file().link_exists(&format!("{CHECKPOINTS}/{name}")) {
             return Err(Error::AlreadyExists { name: name.to_owned() });
@@ -350,7 +411,7 @@ impl WeightTransaction<'_> {
             })
             .collect::<Result<Vec<_>>>()?;
         let by_hash: Vec<_> = weights.iter().map(|weight| (weight, None)).collect();
-        let keys = self.store_all(&by_hash, Purpose::ForCheckpoints, watch)?;
+        let (keys, tally) = self.store_for_checkpoint(&by_hash, watch)?;
         let tensors = file
             .tensors_in_data_order()
             .zip(keys)
@@ -370,7 +431,24 @@ impl WeightTransaction<'_> {
         };
         let checkpoint = Checkpoint { info, metadata: file.metadata().to_vec(), tensors };
         record::write(self, &checkpoint, file.header().raw())?;
-        Ok(checkpoint)
+        let seconds = started.elapsed().as_secs_f64();
+        let Tally { new, deltas, bytes } = tally;
+        Ok(Added { checkpoint, new_weights: new, deltas, stored_bytes: bytes, seconds })
+    }
+
+    /// Stores weights as deltas where that is smaller. A base that turns out to be damaged is left alone.
+    fn store_for_checkpoint(
+        &self,
+        weights: &[(&WeightTensor, Option<&WeightHash>)],
+        watch: &dyn Watch,
+    ) -> Result<(Vec<WeightHash>, Tally)> {
+        let mut without = HashSet::new();
+        loop {
+            match self.without(without.clone()).store_all(weights, Purpose::ForCheckpoints, watch) {
+                Err(Error::Damaged { key, .. }) if without.insert(key.clone()) => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Removes a checkpoint; `false` when there was none of that name.
@@ -381,6 +459,15 @@ impl WeightTransaction<'_> {
     pub fn remove_checkpoint(&self, name: &str) -> Result<bool> {
         if check_name(name).is_err() { Ok(false) } else { self.unlink(CHECKPOINTS, name) }
     }
+}
+
+/// The checkpoints that were added last, the newest first; damaged ones are left out.
+pub(crate) fn latest(pages: &dyn Pages, file: &File, count: usize) -> Result<Vec<Checkpoint>> {
+    let mut infos: Vec<CheckpointInfo> =
+        record::names(pages, file)?.iter().filter_map(|name| record::read_info(pages, file, name).ok()).collect();
+    infos.sort_by_key(|info| std::cmp::Reverse(info.added_at));
+    let records = infos.iter().take(count).filter_map(|info| record::read(pages, file, &info.name).ok().flatten());
+    Ok(records.map(|record| record.checkpoint).collect())
 }
 
 /// The weights that checkpoints need, each with one of them.

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use corallite_file::AttributeValue;
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::hash::{WeightHash, content_hash};
 use crate::hdf5_store::library::{Value, read_text, read_unsigned, write_attributes};
 use crate::hdf5_store::stored::Body;
-use crate::hdf5_store::write::{Describe, New, Unwatched, write_all};
+use crate::hdf5_store::write::{Describe, Groups, New, Unwatched, write_all};
 use crate::hdf5_store::{CHECKPOINTS, Pages, WeightTransaction, checksum};
 use crate::safetensors::{Header, MAX_HEADER_LEN};
 
@@ -80,9 +81,11 @@ pub(super) fn write(transaction: &WeightTransaction<'_>, checkpoint: &Checkpoint
         shape,
         data: raw_header.clone(),
         place: None,
-        description: Box::new(Plain),
+        base: None,
+        description: Arc::new(Plain),
     };
-    write_all(transaction.inner, &group, &[header], crate::Compression::default(), &Unwatched)?;
+    let groups = Groups { whole: &group, deltas: &group };
+    write_all(transaction.inner, groups, &[header], crate::Compression::default(), &Unwatched)?;
     let keys = checkpoint
         .tensors
         .iter()

@@ -67,6 +67,11 @@ impl Difference {
         self.width
     }
 
+    /// Whether differences are in another order than the elements.
+    pub fn is_sorted(&self) -> bool {
+        self.exponent.is_some()
+    }
+
     /// Writes the differences of `weight` to `base` to `out`, as little-endian integers. All have one length.
     ///
     /// # Errors

@@ -12,7 +12,8 @@ use serde_json::{Map, Value as Json};
 
 use super::library::{self, OwnType, read_integers, read_text, read_unsigned};
 use super::write::Describe;
-use crate::dtype::Dtype;
+use crate::delta::Order;
+use crate::dtype::{ByteOrder, Dtype};
 use crate::hash::WeightHash;
 use crate::tensor::WeightMetadata;
 
@@ -22,17 +23,49 @@ const DTYPE: &CStr = c"dtype";
 const LAYER_TYPE: &CStr = c"layer_type";
 const MODEL_NAME: &CStr = c"model_name";
 const COMPRESSION_INFO: &CStr = c"compression_info";
-const HASH: &CStr = c"hash";
+pub(super) const HASH: &CStr = c"hash";
 const CHECKSUM: &CStr = c"metadata_checksum";
 /// The content hash of a weight stored under a key of the caller's.
 const CONTENT_HASH: &CStr = c"content_hash";
 /// Marks a weight that exists only because checkpoints refer to it.
 const ONLY_FOR_CHECKPOINTS: &CStr = c"only_for_checkpoints";
 
+const ZIGZAG: &str = "zigzag";
+const ZIGZAG_BY_EXPONENT: &str = "zigzag_by_exponent";
+
+/// What is written of a delta, coral's and those that weights are stored as.
+pub(super) const DELTA_TYPE: &CStr = c"delta_type";
+pub(super) const ORIGINAL_SHAPE: &CStr = c"original_shape";
+pub(super) const ORIGINAL_DTYPE: &CStr = c"original_dtype";
+pub(super) const REFERENCE_HASH: &CStr = c"reference_hash";
+pub(super) const METADATA: &CStr = c"metadata";
+/// The chunks within which sorted differences are sorted, whatever chunks the dataset has.
+const SORTED_WITHIN: &CStr = c"sorted_within";
+
+/// What a weight is stored as a difference to.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DeltaOf {
+    pub(crate) reference: WeightHash,
+    pub(crate) order: Order,
+    /// Dimensions of a chunk.
+    pub(crate) chunk: Vec<u64>,
+}
+
+impl DeltaOf {
+    pub(super) fn delta_type(&self) -> &'static str {
+        match self.order {
+            Order::Natural => ZIGZAG,
+            Order::Exponent => ZIGZAG_BY_EXPONENT,
+        }
+    }
+}
+
 /// What a weight's attributes say.
 #[derive(Clone, Debug)]
 pub(crate) struct Description {
     pub(crate) metadata: WeightMetadata,
+    /// For a weight that is stored as a delta.
+    pub(crate) delta: Option<DeltaOf>,
     /// For keys that are not the content hash.
     pub(crate) content_hash: Option<WeightHash>,
     pub(crate) only_for_checkpoints: bool,
@@ -71,11 +104,19 @@ impl Describe for Description {
         let model_name = metadata.model_name.as_deref().unwrap_or_default();
         let content = self.content_hash.as_ref().map(WeightHash::as_str).unwrap_or_default();
         let dtype = metadata.dtype.numpy_name();
-        let sum = checksum(&[&metadata.name, dtype, layer_type, model_name, &info, key.as_str(), content], &shape);
+        let original_dtype = dtype_text(metadata.dtype);
+        let mut texts = vec![metadata.name.as_str(), dtype, layer_type, model_name, &info, key.as_str(), content];
+        let mut numbers = shape.clone();
+        let chunk: Vec<i64> = self.delta.iter().flat_map(|delta| &delta.chunk).map(|&dim| dim as i64).collect();
+        if let Some(delta) = &self.delta {
+            texts.extend([delta.delta_type(), &original_dtype, delta.reference.as_str()]);
+            numbers.extend(&chunk);
+        }
+        let sum = checksum(&texts, &numbers);
         let text = |text: &str| AttributeValue::Text(text.to_owned());
         let mut attributes = vec![
             (NAME, text(&metadata.name)),
-            (SHAPE, AttributeValue::Integers(shape)),
+            (SHAPE, AttributeValue::Integers(shape.clone())),
             (DTYPE, text(dtype)),
             (LAYER_TYPE, text(layer_type)),
             (MODEL_NAME, text(model_name)),
@@ -83,6 +124,16 @@ impl Describe for Description {
             (HASH, text(key.as_str())),
             (CHECKSUM, AttributeValue::Unsigned(sum)),
         ];
+        if let Some(delta) = &self.delta {
+            attributes.extend([
+                (DELTA_TYPE, text(delta.delta_type())),
+                (ORIGINAL_SHAPE, AttributeValue::Integers(shape)),
+                (ORIGINAL_DTYPE, AttributeValue::Text(original_dtype)),
+                (REFERENCE_HASH, text(delta.reference.as_str())),
+                (METADATA, text("{}")),
+                (SORTED_WITHIN, AttributeValue::Integers(chunk)),
+            ]);
+        }
         if self.content_hash.is_some() {
             attributes.push((CONTENT_HASH, text(content)));
         }
@@ -91,6 +142,19 @@ impl Describe for Description {
         }
         attributes
     }
+}
+
+/// A dtype as numpy parses it: its name, or with the sign for big-endian.
+pub(super) fn dtype_text(dtype: Dtype) -> String {
+    match dtype.byte_order() {
+        ByteOrder::Little => dtype.numpy_name().to_owned(),
+        ByteOrder::Big => dtype.numpy_str(),
+    }
+}
+
+/// Whether a dataset below `/deltas` is a weight, rather than a delta for its own sake.
+pub(crate) fn is_weight<A: Attributes + ?Sized>(source: &A) -> Result<bool, Unreadable> {
+    Ok(source.has(HASH)?)
 }
 
 /// Where attributes are read from.
@@ -168,7 +232,11 @@ fn find<T>(
 }
 
 /// Reads the attributes of a weight, written here or by coral. `own` is what its HDF5 type says.
-pub(crate) fn read(source: &impl Attributes, own: OwnType, key: &WeightHash) -> Result<Description, Unreadable> {
+pub(crate) fn read<A: Attributes + ?Sized>(
+    source: &A,
+    own: OwnType,
+    key: &WeightHash,
+) -> Result<Description, Unreadable> {
     let damaged = |text: String| Unreadable::Damaged(text);
     let text = |name: &CStr| source.text(name).map(Option::unwrap_or_default);
     let name = text(NAME)?;
@@ -181,17 +249,33 @@ pub(crate) fn read(source: &impl Attributes, own: OwnType, key: &WeightHash) -> 
         Some(shape) => shape,
         None => source.dims().iter().map(|&dim| dim as i64).collect(),
     };
+    let delta_type = text(DELTA_TYPE)?;
+    let (original_dtype, reference) = (text(ORIGINAL_DTYPE)?, text(REFERENCE_HASH)?);
+    let chunk = source.integers(SORTED_WITHIN)?.unwrap_or_default();
     if let Some(expected) = source.unsigned(CHECKSUM)? {
         let info = info_text.as_deref().unwrap_or_default();
         let dtype = dtype_name.as_deref().unwrap_or_default();
-        if expected != checksum(&[&name, dtype, &layer_type, &model_name, info, &hash, &content], &shape) {
+        let mut texts = vec![&*name, dtype, &layer_type, &model_name, info, &hash, &content];
+        let mut numbers = shape.clone();
+        if !delta_type.is_empty() {
+            texts.extend([&*delta_type, &original_dtype, &reference]);
+            numbers.extend(&chunk);
+        }
+        if expected != checksum(&texts, &numbers) {
             return Err(damaged("its attributes do not match their checksum".to_owned()));
         }
         if hash != key.as_str() {
             return Err(damaged(format!("it is the weight `{}` under another key", hash.escape_default())));
         }
     }
+    // The elements of a delta are whole numbers, whatever the weight's are.
+    let dtype_name = if delta_type.is_empty() { dtype_name } else { Some(original_dtype) };
+    let own = if delta_type.is_empty() { own } else { OwnType { order: ByteOrder::Little, ..own } };
     let dtype = match (&dtype_name, own.dtype) {
+        (Some(text), _) if !delta_type.is_empty() => match Dtype::from_numpy_name(text) {
+            Ok(dtype) => dtype,
+            Err(_) => return Err(damaged(format!("its dtype `{}` is not one of weights", text.escape_default()))),
+        },
         (Some(text), _) => match Dtype::from_numpy_name(text) {
             Ok(dtype) => dtype.with_byte_order(own.order),
             Err(_) => return Err(damaged(format!("its dtype `{}` is not one of weights", text.escape_default()))),
@@ -205,6 +289,22 @@ pub(crate) fn read(source: &impl Attributes, own: OwnType, key: &WeightHash) -> 
     }
     let shape: Option<Vec<u64>> = shape.into_iter().map(|dim| u64::try_from(dim).ok()).collect();
     let shape = shape.ok_or_else(|| damaged("its shape has a negative dimension".to_owned()))?;
+    let delta = match delta_type.as_str() {
+        "" => None,
+        ZIGZAG | ZIGZAG_BY_EXPONENT => {
+            let order = if delta_type == ZIGZAG { Order::Natural } else { Order::Exponent };
+            let chunk: Option<Vec<u64>> = chunk.into_iter().map(|dim| u64::try_from(dim).ok()).collect();
+            let reference = WeightHash::new(reference).ok();
+            let (Some(chunk), Some(reference)) = (chunk, reference) else {
+                return Err(damaged("what it is a delta of cannot be read".to_owned()));
+            };
+            Some(DeltaOf { reference, order, chunk })
+        }
+        other => {
+            let other = other.escape_default();
+            return Err(damaged(format!("it is a delta of the type `{other}`, which weights are not stored as")));
+        }
+    };
     let compression_info = match info_text.as_deref() {
         None | Some("") => Map::new(),
         Some(text) => match serde_json::from_str(text) {
@@ -223,7 +323,7 @@ pub(crate) fn read(source: &impl Attributes, own: OwnType, key: &WeightHash) -> 
     };
     let content_hash = filled(content).and_then(|text| WeightHash::new(text).ok());
     let only_for_checkpoints = source.has(ONLY_FOR_CHECKPOINTS)?;
-    Ok(Description { metadata, content_hash, only_for_checkpoints })
+    Ok(Description { metadata, delta, content_hash, only_for_checkpoints })
 }
 
 /// From now on the weight is kept for its own sake.

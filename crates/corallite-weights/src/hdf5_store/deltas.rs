@@ -1,30 +1,29 @@
 //! Deltas as datasets below `/deltas`, with coral's attributes.
 
-use std::collections::HashMap;
 use std::ffi::CStr;
+use std::sync::Arc;
 
-use corallite_file::AttributeValue;
-use corallite_file::Snapshot;
 use corallite_file::hdf5::File;
+use corallite_file::{AttributeValue, Snapshot, Transaction};
 use serde_json::Value as Json;
 
-use super::attributes::checksum;
-use super::library::{self, read_integers, read_real, read_text, read_unsigned};
-use super::stored::{Body, Pages};
-use super::write::{Describe, New, Unwatched, write_all};
+use super::attributes::{
+    DELTA_TYPE, HASH, METADATA, ORIGINAL_DTYPE, ORIGINAL_SHAPE, REFERENCE_HASH, checksum, dtype_text,
+};
+use super::library::{self, Value, read_integers, read_real, read_text, read_unsigned, write_attributes};
+use super::stored::{Body, Pages, Stored, dataset_dims};
+use super::write::{Describe, Groups, New, Unwatched, unsigned, write_all};
 use super::{DELTAS, Hdf5Store, keys};
-use crate::delta::{Delta, DeltaType};
-use crate::dtype::{ByteOrder, Dtype};
+use crate::delta::{Delta, DeltaType, Difference, Order};
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::hash::{WeightHash, content_hash};
-use crate::store::{DeltaStorageInfo, DeltaStore};
+use crate::store::{DeltaStorageInfo, DeltaStore, StorageInfo, WeightStore};
+use crate::tensor::WeightMetadata;
 
-const DELTA_TYPE: &CStr = c"delta_type";
-const ORIGINAL_SHAPE: &CStr = c"original_shape";
-const ORIGINAL_DTYPE: &CStr = c"original_dtype";
-const REFERENCE_HASH: &CStr = c"reference_hash";
+/// How many of the datasets in the group are weights.
+const WEIGHTS_WITHIN: &CStr = c"weights";
 const COMPRESSION_RATIO: &CStr = c"compression_ratio";
-const METADATA: &CStr = c"metadata";
 /// The type of the data where HDF5 has none of its own.
 const DATA_DTYPE: &CStr = c"data_dtype";
 const DATA_SHAPE: &CStr = c"data_shape";
@@ -90,14 +89,6 @@ impl Describe for DeltaDescription {
     }
 }
 
-/// A dtype as numpy parses it: its name, or with the sign for big-endian.
-fn dtype_text(dtype: Dtype) -> String {
-    match dtype.byte_order() {
-        ByteOrder::Little => dtype.numpy_name().to_owned(),
-        ByteOrder::Big => dtype.numpy_str(),
-    }
-}
-
 /// The numbers that the checksum covers.
 fn numbers(original: &[i64], data: &[i64], ratio: f64) -> Vec<i64> {
     let mut all = vec![original.len() as i64];
@@ -107,21 +98,97 @@ fn numbers(original: &[i64], data: &[i64], ratio: f64) -> Vec<i64> {
     all
 }
 
-/// Adds the weights that deltas refer to.
-pub(crate) fn references(pages: &dyn Pages, file: &File, needed: &mut HashMap<WeightHash, String>) -> Result<()> {
+/// What a dataset below `/deltas` refers to.
+pub(crate) struct Reference {
+    /// The name of the dataset; its key, if it is a weight.
+    pub(crate) name: String,
+    pub(crate) reference: WeightHash,
+    /// Whether it is a weight, rather than a delta for its own sake.
+    pub(crate) is_weight: bool,
+}
+
+/// What the datasets below `/deltas` refer to.
+pub(crate) fn references(pages: &dyn Pages, file: &File) -> Result<Vec<Reference>> {
     let fail = |error: corallite_file::hdf5::Error| pages.explain("list /deltas", &error);
+    let mut references = Vec::new();
     if !file.link_exists(DELTAS) {
-        return Ok(());
+        return Ok(references);
     }
     let group = file.group(DELTAS).map_err(fail)?;
     for name in group.member_names().map_err(fail)? {
         let dataset = group.dataset(&name).map_err(fail)?;
         let reference = read_text(&dataset, REFERENCE_HASH).map_err(fail)?.unwrap_or_default();
-        if let Ok(key) = WeightHash::new(reference) {
-            needed.entry(key).or_insert_with(|| format!("delta `{name}`"));
+        let is_weight = library::has_attribute(&dataset, HASH).map_err(fail)?;
+        if let Ok(reference) = WeightHash::new(reference) {
+            references.push(Reference { name, reference, is_weight });
         }
     }
-    Ok(())
+    Ok(references)
+}
+
+/// How many of the datasets below `/deltas` are weights, as the group notes it.
+pub(crate) fn count_weights(pages: &dyn Pages, file: &File) -> Result<u64> {
+    if !file.link_exists(DELTAS) {
+        return Ok(0);
+    }
+    let read = || {
+        let group = file.group(DELTAS)?;
+        read_unsigned(&group, WEIGHTS_WITHIN)
+    };
+    Ok(read().map_err(|error| pages.explain("read /deltas", &error))?.unwrap_or(0))
+}
+
+/// Notes how many of them are weights.
+pub(crate) fn set_count(transaction: &Transaction<'_>, count: u64) -> Result<()> {
+    if count == count_weights(transaction, transaction.file())? {
+        return Ok(());
+    }
+    let write = || {
+        let group = transaction.file().group(DELTAS)?;
+        if library::has_attribute(&group, WEIGHTS_WITHIN)? {
+            library::delete_attribute(&group, WEIGHTS_WITHIN)?;
+        }
+        write_attributes(&group, &[(WEIGHTS_WITHIN, Value::Unsigned(count))])
+    };
+    Ok(write().map_err(|error| transaction.explain("count the weights in /deltas", &error))?)
+}
+
+/// The keys of the weights below `/deltas`.
+pub(crate) fn weights(snapshot: &Snapshot) -> Result<Vec<WeightHash>> {
+    let count = count_weights(snapshot, snapshot.file())?;
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let all = keys(snapshot, DELTAS)?;
+    if all.len() as u64 == count {
+        return Ok(all);
+    }
+    let weights = references(snapshot, snapshot.file())?.into_iter().filter(|reference| reference.is_weight);
+    weights.map(|reference| WeightHash::new(reference.name)).collect()
+}
+
+/// A weight that is stored as a delta, as the difference of all its elements in their order.
+fn of_weight(snapshot: &Snapshot, stored: &Stored) -> Result<Option<Delta>> {
+    let Some(base) = stored.base() else { return Ok(None) };
+    let WeightMetadata { shape, dtype, .. } = stored.metadata().clone();
+    let Some(difference) = Difference::new(dtype, Order::Natural) else { return Ok(None) };
+    let weight = stored.read(snapshot, 0..stored.length)?;
+    stored.verify_bytes(&weight)?;
+    let elements = base.read(snapshot, 0..base.length)?;
+    let mut data = vec![0; weight.len()];
+    difference.encode(&weight, &elements, &mut data)?;
+    let (dims, item) = dataset_dims(dtype, &shape)?;
+    Ok(Some(Delta {
+        delta_type: DeltaType::from("zigzag"),
+        data: data.into(),
+        data_dtype: unsigned(item),
+        data_shape: dims,
+        metadata: serde_json::Map::new(),
+        original_shape: shape,
+        original_dtype: dtype,
+        reference_hash: base.key.clone(),
+        compression_ratio: StorageInfo::ratio(stored.stored_bytes(), stored.length),
+    }))
 }
 
 /// Finds a delta and reads its data; checks what was written here, reads what coral wrote.
@@ -136,6 +203,10 @@ pub(crate) fn load(snapshot: &Snapshot, key: &WeightHash) -> Result<Option<Delta
     };
     let damaged = |problem: &str| Error::Damaged { key: key.clone(), problem: problem.to_owned() };
     let dataset = file.dataset(&path).map_err(fail)?;
+    if library::has_attribute(&dataset, HASH).map_err(fail)? {
+        let stored = Stored::find(snapshot, file, key)?;
+        return stored.map_or(Ok(None), |stored| of_weight(snapshot, &stored));
+    }
     let text = |name: &CStr| read_text(&dataset, name).map(Option::unwrap_or_default).map_err(fail);
     let delta_type = text(DELTA_TYPE)?;
     let original_dtype = text(ORIGINAL_DTYPE)?;
@@ -216,9 +287,17 @@ impl DeltaStore for Hdf5Store {
                 shape: delta.data_shape.clone(),
                 data: delta.data.clone(),
                 place: None,
-                description: Box::new(DeltaDescription::of(delta)),
+                base: None,
+                description: Arc::new(DeltaDescription::of(delta)),
             };
-            write_all(transaction.inner, &group, &[new], transaction.compression, &Unwatched)
+            write_all(
+                transaction.inner,
+                Groups { whole: &group, deltas: &group },
+                &[new],
+                transaction.compression,
+                &Unwatched,
+            )
+            .map(drop)
         })?;
         Ok(delta_hash.clone())
     }
@@ -233,6 +312,10 @@ impl DeltaStore for Hdf5Store {
     }
 
     fn delete_delta(&self, delta_hash: &WeightHash) -> Result<bool> {
+        if self.find(delta_hash)?.is_some_and(|(_, stored)| stored.base().is_some()) {
+            // It is the weight itself.
+            return self.delete(delta_hash);
+        }
         self.transaction(|transaction| transaction.unlink(DELTAS, delta_hash.as_str()))
     }
 

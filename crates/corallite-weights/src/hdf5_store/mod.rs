@@ -13,7 +13,9 @@
 //! writer longer than a commit takes.
 
 mod attributes;
+mod base;
 mod deltas;
+mod encoding;
 mod geometry;
 pub(crate) mod library;
 mod options;
@@ -39,14 +41,16 @@ use crate::tensor::{WeightMetadata, WeightTensor};
 
 use stored::Stored;
 
+pub use encoding::Encoding;
 pub use options::Hdf5Options;
 pub use transaction::WeightTransaction;
 pub use verify::{Damage, Verification};
 pub use write::{Unwatched, Watch};
 
 pub(crate) use attributes::checksum;
+pub(crate) use deltas::{Reference, references};
 pub(crate) use stored::Pages;
-pub(crate) use transaction::Purpose;
+pub(crate) use transaction::{Purpose, Tally};
 pub(crate) use write::stop_if_cancelled;
 
 pub(crate) const WEIGHTS: &str = "weights";
@@ -76,6 +80,7 @@ pub(crate) type Needed = HashMap<WeightHash, String>;
 pub struct Hdf5Store {
     storage: Arc<Storage>,
     compression: Compression,
+    longest_chain: usize,
     mode: Mode,
     /// What needs each weight, as of a commit.
     needed: Mutex<Option<(CommitNumber, Arc<Needed>)>>,
@@ -127,7 +132,7 @@ impl Hdf5Store {
     ///
     /// As [`Hdf5Store::open`].
     pub fn open_storage(storage: Storage, options: &Hdf5Options) -> Result<Self> {
-        let (mode, compression) = (options.mode, options.compression);
+        let Hdf5Options { mode, compression, longest_chain, .. } = *options;
         storage.open(mode, false)?;
         if mode != Mode::Read
             && let Err(error) = ensure(&storage)
@@ -135,7 +140,7 @@ impl Hdf5Store {
             storage.abandon()?;
             return Err(error);
         }
-        Ok(Self { storage: Arc::new(storage), compression, mode, needed: Mutex::new(None) })
+        Ok(Self { storage: Arc::new(storage), compression, longest_chain, mode, needed: Mutex::new(None) })
     }
 
     /// Whether an HDF5 file has the layout of the PyPI package `coral-ml`: for
@@ -187,7 +192,7 @@ impl Hdf5Store {
 
     pub(crate) fn find(&self, key: &WeightHash) -> Result<Option<(Arc<Snapshot>, Stored)>> {
         let snapshot = self.snapshot()?;
-        Ok(Stored::find(snapshot.as_ref(), snapshot.file(), WEIGHTS, key)?.map(|stored| (snapshot, stored)))
+        Ok(Stored::find(snapshot.as_ref(), snapshot.file(), key)?.map(|stored| (snapshot, stored)))
     }
 
     /// A weight whose metadata is read now and whose data when it is asked for, from the same commit even if the weight
@@ -244,7 +249,7 @@ impl Hdf5Store {
         self.transaction(|transaction| {
             let tensors: Vec<(&WeightTensor, Option<&WeightHash>)> =
                 weights.iter().map(|(_, tensor)| (tensor, None)).collect();
-            let keys = transaction.store_all(&tensors, Purpose::Kept, watch)?;
+            let (keys, _) = transaction.store_all(&tensors, Purpose::Kept, watch)?;
             Ok(weights.iter().map(|(name, _)| name.clone()).zip(keys).collect())
         })
     }
@@ -256,9 +261,9 @@ impl Hdf5Store {
     /// [`Error::Damaged`] when a weight's attributes are.
     pub fn sizes(&self) -> Result<BTreeMap<WeightHash, (u64, u64)>> {
         let snapshot = self.snapshot()?;
-        keys(&snapshot, WEIGHTS)?
+        self.list_weights()?
             .into_iter()
-            .filter_map(|key| match Stored::find(snapshot.as_ref(), snapshot.file(), WEIGHTS, &key) {
+            .filter_map(|key| match Stored::find(snapshot.as_ref(), snapshot.file(), &key) {
                 Ok(stored) => stored.map(|stored| Ok((key, (stored.length, stored.stored_bytes())))),
                 Err(error) => Some(Err(error)),
             })
@@ -295,10 +300,11 @@ impl Hdf5Store {
     /// [`Error::Closed`], or what libhdf5 reports.
     pub fn count(&self) -> Result<u64> {
         let snapshot = self.snapshot()?;
-        match snapshot.file().link_exists(WEIGHTS) {
-            true => open_group(&snapshot, WEIGHTS).map(|group| group.len()),
-            false => Ok(0),
-        }
+        let whole = match snapshot.file().link_exists(WEIGHTS) {
+            true => open_group(&snapshot, WEIGHTS)?.len(),
+            false => 0,
+        };
+        Ok(whole + deltas::count_weights(snapshot.as_ref(), snapshot.file())?)
     }
 
     /// What needs each weight, as of the last commit.
@@ -319,7 +325,10 @@ impl Hdf5Store {
 /// What needs each weight: checkpoints, and deltas whose reference it is.
 pub(crate) fn needed(pages: &dyn Pages, file: &File) -> Result<Needed> {
     let mut needed = crate::checkpoint::needed(pages, file)?;
-    deltas::references(pages, file, &mut needed)?;
+    for deltas::Reference { name, reference, is_weight } in deltas::references(pages, file)? {
+        let kind = if is_weight { "weight" } else { "delta" };
+        needed.entry(reference).or_insert_with(|| format!("{kind} `{name}`, which is stored as the difference to it"));
+    }
     Ok(needed)
 }
 
@@ -374,8 +383,8 @@ impl WeightStore for Hdf5Store {
     }
 
     fn exists(&self, hash_key: &WeightHash) -> Result<bool> {
-        let file = self.file()?;
-        Ok(file.link_exists(WEIGHTS) && file.link_exists(&format!("{WEIGHTS}/{hash_key}")))
+        let snapshot = self.snapshot()?;
+        Ok(transaction::place_of(snapshot.as_ref(), snapshot.file(), hash_key)?.is_some())
     }
 
     fn delete(&self, hash_key: &WeightHash) -> Result<bool> {
@@ -384,12 +393,16 @@ impl WeightStore for Hdf5Store {
             if let Some(by) = self.needed()?.get(hash_key) {
                 return Err(Error::InUse { key: hash_key.clone(), by: by.clone() });
             }
-            transaction.unlink(WEIGHTS, hash_key.as_str())
+            transaction.unlink_weight(hash_key)
         })
     }
 
     fn list_weights(&self) -> Result<Vec<WeightHash>> {
-        keys(self.snapshot()?.as_ref(), WEIGHTS)
+        let snapshot = self.snapshot()?;
+        let mut all = keys(&snapshot, WEIGHTS)?;
+        all.extend(deltas::weights(&snapshot)?);
+        all.sort_unstable();
+        Ok(all)
     }
 
     fn get_metadata(&self, hash_key: &WeightHash) -> Result<Option<WeightMetadata>> {
@@ -404,7 +417,7 @@ impl WeightStore for Hdf5Store {
         let snapshot = self.snapshot()?;
         let mut loaded = BTreeMap::new();
         for key in hash_keys {
-            if let Some(stored) = Stored::find(snapshot.as_ref(), snapshot.file(), WEIGHTS, key)? {
+            if let Some(stored) = Stored::find(snapshot.as_ref(), snapshot.file(), key)? {
                 loaded.insert(key.clone(), read_verified(&snapshot, &stored)?);
             }
         }

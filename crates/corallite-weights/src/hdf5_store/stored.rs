@@ -14,6 +14,8 @@ use rayon::prelude::*;
 use super::attributes::{self, Description, Unreadable};
 use super::geometry::Chunks;
 use super::library::{self, Layout};
+use super::{DELTAS, WEIGHTS};
+use crate::delta::Difference;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::filter::{Filter, Scratch, decode_chunk};
@@ -72,6 +74,13 @@ enum Form {
     Held(Bytes),
     /// Through libhdf5: its compact data, or an order of chunks that is none of ours.
     Library(Dataset),
+    /// As differences to another weight, chunk by chunk.
+    Difference {
+        difference: Difference,
+        chunks: Chunks,
+        encoded: Box<Body>,
+        base: Arc<Stored>,
+    },
     Empty,
 }
 
@@ -109,6 +118,9 @@ pub(crate) fn dataset_dims(dtype: Dtype, shape: &[u64]) -> Result<(Vec<u64>, u64
     }
     Ok((shape.to_vec(), item))
 }
+
+/// So many deltas one on another are read, at most; fewer are written.
+const LONGEST_CHAIN: usize = 64;
 
 impl Body {
     /// Looks at the layout of a dataset that should hold `length` bytes.
@@ -192,6 +204,33 @@ impl Body {
             Form::Empty => 0,
             Form::Contiguous { .. } | Form::Held(_) => self.length,
             Form::Library(dataset) => library::stored_bytes(dataset),
+            Form::Difference { encoded, .. } => encoded.stored_bytes(),
+        }
+    }
+
+    /// The filters of the dataset, by name, in the order in which they were applied.
+    pub(crate) fn filters(&self) -> Vec<String> {
+        match &self.form {
+            Form::Chunked { filters, .. } => filters
+                .iter()
+                .map(|filter| match filter {
+                    Filter::Deflate { level } => format!("deflate({level})"),
+                    other => other.name().to_owned(),
+                })
+                .collect(),
+            Form::Library(dataset) => {
+                dataset.filters().iter().map(|filter| format!("{filter:?}").to_ascii_lowercase()).collect()
+            }
+            Form::Difference { encoded, .. } => encoded.filters(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The number of chunks, for data that is not in one piece.
+    pub(crate) fn chunk_count(&self) -> Option<u64> {
+        match &self.form {
+            Form::Library(dataset) => dataset.num_chunks().map(|count| count as u64),
+            _ => self.chunks().map(Chunks::count),
         }
     }
 
@@ -199,68 +238,128 @@ impl Body {
         Error::Damaged { key: self.key.clone(), problem: problem.into() }
     }
 
+    /// Its chunks, if it has any.
+    pub(crate) fn chunks(&self) -> Option<&Chunks> {
+        match &self.form {
+            Form::Chunked { chunks, .. } | Form::Difference { chunks, .. } => Some(chunks),
+            _ => None,
+        }
+    }
+
     /// Reads a range of the tensor's bytes, decoding on all cores.
     pub(crate) fn read(&self, pages: &dyn Pages, range: Range<u64>) -> Result<Vec<u8>> {
-        let length = usize::try_from(range.end - range.start).map_err(|_| self.damaged("it is larger than memory"))?;
+        let mut bytes = self.room_for(range.end - range.start)?;
+        let Some(chunks) = self.chunks() else {
+            self.read_part(pages, range, &mut bytes, &mut Decoder::default())?;
+            return Ok(bytes);
+        };
+        let mut pieces = Vec::new();
+        let mut rest = bytes.as_mut_slice();
+        for index in chunks.covering(&range) {
+            let chunk = chunks.get(index).range;
+            let wanted = chunk.start.max(range.start)..chunk.end.min(range.end);
+            let (piece, next) = rest.split_at_mut((wanted.end - wanted.start) as usize);
+            pieces.push((wanted, piece));
+            rest = next;
+        }
+        pieces.into_par_iter().try_for_each_init(Decoder::default, |decoder, (wanted, piece)| {
+            self.read_part(pages, wanted, piece, decoder)
+        })?;
+        Ok(bytes)
+    }
+
+    /// A buffer for so many of the tensor's bytes: a damaged size must not bring the program down.
+    fn room_for(&self, length: u64) -> Result<Vec<u8>> {
+        let wanted = usize::try_from(length).map_err(|_| self.damaged("it is larger than memory"))?;
         let mut bytes = Vec::new();
-        // A damaged size must not bring the program down.
-        if !self.is_plausible(length as u64) || bytes.try_reserve_exact(length).is_err() {
+        if !self.is_plausible(length) || bytes.try_reserve_exact(wanted).is_err() {
             return Err(self.damaged(format!("it claims {length} bytes, which its stored data cannot be")));
         }
-        bytes.resize(length, 0);
+        bytes.resize(wanted, 0);
+        Ok(bytes)
+    }
+
+    /// Reads a range of the tensor's bytes on this thread into `out`, which is as long.
+    pub(crate) fn read_part(
+        &self,
+        pages: &dyn Pages,
+        range: Range<u64>,
+        out: &mut [u8],
+        decoder: &mut Decoder,
+    ) -> Result<()> {
         match &self.form {
             Form::Empty => {}
-            Form::Contiguous { offset } => pages.read_at(offset + range.start, &mut bytes)?,
-            Form::Held(held) => bytes.copy_from_slice(&held[range.start as usize..range.end as usize]),
+            Form::Contiguous { offset } => pages.read_at(offset + range.start, out)?,
+            Form::Held(held) => out.copy_from_slice(&held[range.start as usize..range.end as usize]),
             Form::Library(dataset) => {
-                let mut all = Vec::new();
-                let whole = if range == (0..self.length) {
-                    &mut bytes
-                } else {
-                    let length = usize::try_from(self.length).map_err(|_| self.damaged("it is larger than memory"))?;
-                    if !self.is_plausible(self.length) || all.try_reserve_exact(length).is_err() {
-                        return Err(self.damaged(format!("it claims {length} bytes, which its stored data cannot be")));
-                    }
-                    all.resize(length, 0);
-                    &mut all
+                let read = |into: &mut [u8]| {
+                    library::read_all(dataset, into)
+                        .map_err(|error| pages.explain(&format!("read the weight {}", self.key), &error))
+                        .map_err(|error| self.unreadable(error))
                 };
-                library::read_all(dataset, whole)
-                    .map_err(|error| pages.explain(&format!("read the weight {}", self.key), &error))
-                    .map_err(|error| self.unreadable(error))?;
-                if !all.is_empty() {
-                    bytes.copy_from_slice(&all[range.start as usize..range.end as usize]);
+                if range == (0..self.length) {
+                    return read(out);
                 }
+                let mut all = self.room_for(self.length)?;
+                read(&mut all)?;
+                out.copy_from_slice(&all[range.start as usize..range.end as usize]);
             }
             Form::Chunked { chunks, filters, locations } => {
-                let mut pieces = Vec::new();
-                let mut rest = bytes.as_mut_slice();
+                let mut rest = out;
                 for index in chunks.covering(&range) {
                     let chunk = chunks.get(index).range;
                     let wanted = chunk.start.max(range.start)..chunk.end.min(range.end);
                     let (piece, next) = rest.split_at_mut((wanted.end - wanted.start) as usize);
-                    pieces.push((index, chunk.start, wanted, piece));
                     rest = next;
+                    let location = locations.get(index as usize).and_then(Option::as_ref);
+                    let location = location.ok_or_else(|| self.damaged(format!("its chunk {index} is missing")))?;
+                    let skip = (wanted.start - chunk.start) as usize;
+                    let decoded = decoder.decode(pages, location, filters, chunks.full() as usize, skip, piece);
+                    decoded.map_err(|error| match error {
+                        Error::Filter { filter, problem } => {
+                            let offset = location.offset;
+                            self.damaged(format!("chunk {index} at offset {offset}: {filter}: {problem}"))
+                        }
+                        other => other,
+                    })?;
                 }
-                pieces.into_par_iter().try_for_each_init(
-                    Decoder::default,
-                    |decoder, (index, start, wanted, piece)| {
-                        let location = locations.get(index as usize).and_then(Option::as_ref);
-                        let location = location.ok_or_else(|| self.damaged(format!("its chunk {index} is missing")))?;
-                        let skip = (wanted.start - start) as usize;
-                        decoder.decode(pages, location, filters, chunks.full() as usize, skip, piece).map_err(|error| {
-                            match error {
-                                Error::Filter { filter, problem } => self.damaged(format!(
-                                    "chunk {index} at offset {}: {filter}: {problem}",
-                                    location.offset
-                                )),
-                                other => other,
-                            }
-                        })
-                    },
-                )?;
+            }
+            Form::Difference { difference, chunks, encoded, base } => {
+                let mut rest = out;
+                for index in chunks.covering(&range) {
+                    let chunk = chunks.get(index).range;
+                    let wanted = chunk.start.max(range.start)..chunk.end.min(range.end);
+                    let (piece, next) = rest.split_at_mut((wanted.end - wanted.start) as usize);
+                    rest = next;
+                    // Sorted differences find their elements only as a whole chunk.
+                    let span = if difference.is_sorted() { chunk } else { wanted.clone() };
+                    let length = (span.end - span.start) as usize;
+                    let (mut differences, mut elements) = (decoder.buffer(length)?, decoder.buffer(length)?);
+                    encoded.read_part(pages, span.clone(), &mut differences, decoder)?;
+                    base.read_part(pages, span.clone(), &mut elements, decoder)
+                        .map_err(|error| self.without_base(base, error))?;
+                    if span == wanted {
+                        difference.decode(&differences, &elements, piece)?;
+                    } else {
+                        let mut whole = decoder.buffer(length)?;
+                        difference.decode(&differences, &elements, &mut whole)?;
+                        let skip = (wanted.start - span.start) as usize;
+                        piece.copy_from_slice(&whole[skip..skip + piece.len()]);
+                        decoder.give_back(whole);
+                    }
+                    decoder.give_back(differences);
+                    decoder.give_back(elements);
+                }
             }
         }
-        Ok(bytes)
+        Ok(())
+    }
+
+    fn without_base(&self, base: &Stored, error: Error) -> Error {
+        match error {
+            Error::Damaged { problem, .. } => self.damaged(format!("its base, the weight `{}`: {problem}", base.key)),
+            other => other,
+        }
     }
 
     /// libhdf5 fails on damaged chunks in words of its own.
@@ -275,6 +374,8 @@ impl Body {
     fn is_plausible(&self, length: u64) -> bool {
         match self.form {
             Form::Contiguous { .. } | Form::Held(_) | Form::Empty => true,
+            // Its base has as many bytes.
+            Form::Difference { .. } => length <= self.length,
             _ => length <= densest(self.stored_bytes()),
         }
     }
@@ -288,7 +389,7 @@ impl Body {
         let mut at = 0;
         while at < self.length {
             let mut end = (at + PIECE).min(self.length);
-            if let Form::Chunked { chunks, .. } = &self.form
+            if let Some(chunks) = self.chunks()
                 && end < self.length
             {
                 // Whole chunks, so that none is decoded twice.
@@ -302,30 +403,102 @@ impl Body {
 }
 
 impl Stored {
-    /// Finds the weight `key` below the group at `parent`.
-    pub(crate) fn find(pages: &dyn Pages, file: &File, parent: &str, key: &WeightHash) -> Result<Option<Self>> {
+    /// Finds the weight `key`, whether it is stored whole or as a delta.
+    pub(crate) fn find(pages: &dyn Pages, file: &File, key: &WeightHash) -> Result<Option<Self>> {
+        Self::find_chained(pages, file, key, 0)
+    }
+
+    fn find_chained(pages: &dyn Pages, file: &File, key: &WeightHash, depth: usize) -> Result<Option<Self>> {
+        for parent in [WEIGHTS, DELTAS] {
+            if let Some(found) = Self::find_below(pages, file, parent, key, depth)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The weight that lies below `parent`, with `depth` others stored as differences to it; `None` for a delta that is none.
+    pub(crate) fn find_below(
+        pages: &dyn Pages,
+        file: &File,
+        parent: &str,
+        key: &WeightHash,
+        depth: usize,
+    ) -> Result<Option<Self>> {
         let path = format!("{parent}/{key}");
         let fail = |error: &corallite_file::hdf5::Error| pages.explain(&format!("read the weight {key}"), error);
+        if !file.link_exists(parent) {
+            return Ok(None);
+        }
         let Some(offset) = object_offset(file, &path).map_err(|error| fail(&error))? else { return Ok(None) };
         let unreadable = |error| match error {
             Unreadable::Library(error) => Error::File(fail(&error)),
             Unreadable::Damaged(problem) => Error::Damaged { key: key.clone(), problem },
         };
+        let read = |source: &dyn attributes::Attributes, own: library::OwnType| match parent {
+            DELTAS if !attributes::is_weight(source).map_err(unreadable)? => Ok(None),
+            _ => attributes::read(source, own, key).map(Some).map_err(unreadable),
+        };
         if let Some(described) = pages.describe(offset)?
             && let Some(own) = library::described_type(&described.datatype).map_err(|error| fail(&error))?
         {
-            let description = attributes::read(&described, own, key).map_err(unreadable)?;
+            let Some(description) = read(&described, own)? else { return Ok(None) };
             let length = description.metadata.byte_len()?;
             if let Some(body) = Body::described(&described, key, own.size as u64, length)? {
+                let body = Self::with_base(pages, file, body, &description, depth)?;
                 return Ok(Some(Self { body, description }));
             }
         }
         let dataset = library::open_dataset(file, &path).map_err(|error| fail(&error))?;
         let own = library::own_type(&dataset).map_err(|error| fail(&error))?;
-        let description = attributes::read(&dataset, own, key).map_err(unreadable)?;
+        let Some(description) = read(&dataset, own)? else { return Ok(None) };
         let length = description.metadata.byte_len()?;
         let body = Body::open(pages, dataset, key, description.metadata.dtype, length)?;
+        let body = Self::with_base(pages, file, body, &description, depth)?;
         Ok(Some(Self { body, description }))
+    }
+
+    /// The body of a weight, whose bytes may be differences to a base.
+    fn with_base(pages: &dyn Pages, file: &File, body: Body, description: &Description, depth: usize) -> Result<Body> {
+        let Some(delta) = &description.delta else { return Ok(body) };
+        let metadata = &description.metadata;
+        if depth >= LONGEST_CHAIN {
+            return Err(body.damaged(format!("its chain of bases is longer than {LONGEST_CHAIN}, or a circle")));
+        }
+        let base = Self::find_chained(pages, file, &delta.reference, depth + 1);
+        let base = base.map_err(|error| match error {
+            Error::Damaged { problem, .. } => {
+                body.damaged(format!("its base, the weight `{}`: {problem}", delta.reference))
+            }
+            other => other,
+        })?;
+        let base =
+            base.ok_or_else(|| body.damaged(format!("its base, the weight `{}`, is missing", delta.reference)))?;
+        if base.dtype() != metadata.dtype || base.metadata().shape != metadata.shape {
+            return Err(body.damaged(format!("its base, the weight `{}`, has another shape or dtype", delta.reference)));
+        }
+        let (dims, item) = dataset_dims(metadata.dtype, &metadata.shape)?;
+        let chunks = Chunks::from_dims(&dims, &delta.chunk, item);
+        let difference = Difference::new(metadata.dtype, delta.order);
+        let (Some(chunks), Some(difference)) = (chunks, difference) else {
+            return Err(body.damaged("the order of its differences is none that its dtype and shape can have"));
+        };
+        let Body { key, length, .. } = &body;
+        let (key, length, base) = (key.clone(), *length, Arc::new(base));
+        Ok(Body { key, length, form: Form::Difference { difference, chunks, encoded: Box::new(body), base } })
+    }
+
+    /// The weight that this one is stored as a difference to.
+    pub(crate) fn base(&self) -> Option<&Stored> {
+        match &self.body.form {
+            Form::Difference { base, .. } => Some(base),
+            _ => None,
+        }
+    }
+
+    /// How many deltas have to be applied one after another to read it; 0 for a weight that is stored whole.
+    pub(crate) fn chain(&self) -> usize {
+        std::iter::successors(self.base(), |stored| stored.base()).count()
     }
 
     pub(crate) fn metadata(&self) -> &WeightMetadata {
@@ -382,7 +555,8 @@ impl Stored {
     }
 
     fn differs(&self, found: &WeightHash) -> Error {
-        self.damaged(format!("its content hashes to {found}"))
+        let base = self.base().map(|base| format!("; it is stored as a delta of `{}`", base.key)).unwrap_or_default();
+        self.damaged(format!("its content hashes to {found}{base}"))
     }
 
     /// Compares the content with `bytes`.
@@ -440,13 +614,26 @@ fn place(chunks: &Chunks, found: Vec<ChunkLocation>) -> Option<Vec<Option<Stored
 
 /// Buffers for decoding, one set for each thread.
 #[derive(Default)]
-struct Decoder {
+pub(crate) struct Decoder {
     scratch: Scratch,
     encoded: Vec<u8>,
     raw: Vec<u8>,
+    /// For the links of a chain.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Decoder {
+    /// A buffer of this length, to be given back.
+    fn buffer(&mut self, length: usize) -> Result<Vec<u8>> {
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        resize(&mut buffer, length)?;
+        Ok(buffer)
+    }
+
+    fn give_back(&mut self, buffer: Vec<u8>) {
+        self.spare.push(buffer);
+    }
+
     /// Decodes a chunk and copies what lies `skip` bytes into it to `out`.
     fn decode(
         &mut self,

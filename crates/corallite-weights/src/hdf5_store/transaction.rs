@@ -1,14 +1,17 @@
 //! Storing and deleting within one commit.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use corallite_file::Transaction;
-use corallite_file::hdf5::File;
+use corallite_file::hdf5::{Dataset, File};
+use rayon::prelude::*;
 
 use super::attributes::{self, Description};
-use super::stored::Stored;
-use super::write::{self, Hashed, New, Unwatched, Watch, stop_if_cancelled};
-use super::{Hdf5Store, WEIGHTS, library, lift};
+use super::base::{Bases, Chosen, Workspace};
+use super::stored::{Pages, Stored};
+use super::write::{self, Groups, Hashed, New, Unwatched, Watch, stop_if_cancelled};
+use super::{DELTAS, Hdf5Store, WEIGHTS, deltas, library, lift};
 use crate::error::{Error, Result};
 use crate::filter::Compression;
 use crate::hash::WeightHash;
@@ -32,7 +35,11 @@ impl Hdf5Store {
             }
         }
         self.storage
-            .transaction(|inner| change(&WeightTransaction { inner, compression: self.compression }).map_err(Carrier))
+            .transaction(|inner| {
+                let (compression, longest_chain) = (self.compression, self.longest_chain);
+                change(&WeightTransaction { inner, compression, longest_chain, without: HashSet::new() })
+                    .map_err(Carrier)
+            })
             .map_err(|carrier: Carrier<E>| carrier.0)
     }
 }
@@ -51,9 +58,26 @@ pub(crate) enum Purpose {
 pub struct WeightTransaction<'a> {
     pub(crate) inner: &'a Transaction<'a>,
     pub(super) compression: Compression,
+    longest_chain: usize,
+    /// Weights that are not to be bases.
+    without: HashSet<WeightHash>,
+}
+
+/// What storing came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Weights that were not there before.
+    pub(crate) new: u64,
+    /// Those of them that are stored as deltas.
+    pub(crate) deltas: u64,
+    /// Bytes that their data takes.
+    pub(crate) bytes: u64,
 }
 
 impl WeightTransaction<'_> {
+    /// The version of a store in which weights may be stored as deltas.
+    const FORMAT_WITH_DELTAS: i64 = 2;
+
     /// The HDF5 transaction below.
     pub fn file(&self) -> &File {
         self.inner.file()
@@ -62,7 +86,23 @@ impl WeightTransaction<'_> {
     /// The same transaction, storing with another compression.
     #[must_use]
     pub fn with_compression(&self, compression: Compression) -> WeightTransaction<'_> {
-        WeightTransaction { inner: self.inner, compression }
+        WeightTransaction {
+            inner: self.inner,
+            compression,
+            longest_chain: self.longest_chain,
+            without: self.without.clone(),
+        }
+    }
+
+    /// The same transaction, with at most so many deltas one on another; 0 stores every weight whole.
+    #[must_use]
+    pub fn with_longest_chain(&self, longest_chain: usize) -> WeightTransaction<'_> {
+        WeightTransaction { longest_chain, ..self.with_compression(self.compression) }
+    }
+
+    /// The same transaction, storing no weight as the difference to one of these.
+    pub(crate) fn without(&self, without: HashSet<WeightHash>) -> WeightTransaction<'_> {
+        WeightTransaction { without, ..self.with_compression(self.compression) }
     }
 
     /// Stores a weight; see [`WeightStore::store`](crate::WeightStore::store).
@@ -71,7 +111,7 @@ impl WeightTransaction<'_> {
     ///
     /// As [`WeightStore::store`](crate::WeightStore::store).
     pub fn store(&self, weight: &WeightTensor, hash_key: Option<&WeightHash>) -> Result<WeightHash> {
-        let mut keys = self.store_all(&[(weight, hash_key)], Purpose::Kept, &Unwatched)?;
+        let (mut keys, _) = self.store_all(&[(weight, hash_key)], Purpose::Kept, &Unwatched)?;
         keys.pop().ok_or(Error::Closed)
     }
 
@@ -81,12 +121,15 @@ impl WeightTransaction<'_> {
         weights: &[(&WeightTensor, Option<&WeightHash>)],
         purpose: Purpose,
         watch: &dyn Watch,
-    ) -> Result<Vec<WeightHash>> {
+    ) -> Result<(Vec<WeightHash>, Tally)> {
         let file = self.inner.file();
-        let group = file.group(WEIGHTS).map_err(|error| self.inner.explain("open /weights", &error))?;
+        let open = |name: &str| file.group(name).map_err(|error| self.inner.explain(&format!("open /{name}"), &error));
+        let (group, delta_group) = (open(WEIGHTS)?, open(DELTAS)?);
         for (weight, _) in weights {
             check_text(weight.metadata())?;
         }
+        let weights_in_deltas = deltas::count_weights(self.inner, file)?;
+        let others_in_deltas = delta_group.len().saturating_sub(weights_in_deltas);
         // In an empty store every weight is new, so nothing is written in vain.
         let overlap = self.compression == Compression::None && group.is_empty();
         let tensors: Vec<&WeightTensor> = weights.iter().map(|(weight, _)| *weight).collect();
@@ -94,6 +137,7 @@ impl WeightTransaction<'_> {
 
         let mut keys = Vec::with_capacity(weights.len());
         let mut new: Vec<New> = Vec::new();
+        let mut descriptions: Vec<Description> = Vec::new();
         let mut seen: HashMap<WeightHash, usize> = HashMap::new();
         let mut known: Vec<(WeightHash, usize)> = Vec::new();
         let mut present: HashSet<WeightHash> = HashSet::new();
@@ -112,7 +156,10 @@ impl WeightTransaction<'_> {
                 }
                 continue;
             }
-            if present.contains(&key) || group.link_exists(key.as_str()) {
+            if present.contains(&key)
+                || group.link_exists(key.as_str())
+                || weights_in_deltas > 0 && self.place_of(&key)?.is_some()
+            {
                 present.insert(key.clone());
                 known.push((key, index));
                 continue;
@@ -121,25 +168,56 @@ impl WeightTransaction<'_> {
             metadata.hash = Some(key.clone());
             let description = Description {
                 metadata,
+                delta: None,
                 content_hash: (hash != key).then_some(hash),
                 only_for_checkpoints: purpose == Purpose::ForCheckpoints,
             };
             seen.insert(key.clone(), new.len());
             let (dtype, shape) = (weight.dtype(), weight.shape().to_vec());
-            new.push(New { key, dtype, shape, data, place, description: Box::new(description) });
+            new.push(New { key, dtype, shape, data, place, base: None, description: Arc::new(description.clone()) });
+            descriptions.push(description);
+        }
+        let mut tally = Tally { new: new.len() as u64, ..Tally::default() };
+        if purpose == Purpose::ForCheckpoints {
+            let bases = Bases::find(self.inner, self.compression, self.longest_chain, &self.without)?;
+            let chosen: Vec<Option<Chosen>> = new
+                .par_iter()
+                .zip(&descriptions)
+                .map_init(Workspace::default, |workspace, (new, description)| {
+                    stop_if_cancelled(watch)?;
+                    // The name may be taken by a delta that somebody keeps for its own sake.
+                    if delta_group.link_exists(new.key.as_str()) {
+                        return Ok(None);
+                    }
+                    bases.choose(&description.metadata.name, new.dtype, &new.shape, &new.data, workspace)
+                })
+                .collect::<Result<_>>()?;
+            for ((new, description), chosen) in new.iter_mut().zip(descriptions).zip(chosen) {
+                let Some(Chosen { difference, delta, base }) = chosen else { continue };
+                new.base = Some((difference, base));
+                new.description = Arc::new(Description { delta: Some(delta), ..description });
+                tally.deltas += 1;
+            }
+            if tally.deltas > 0 {
+                self.inner.require_format(Self::FORMAT_WITH_DELTAS)?;
+            }
         }
         for (key, index) in known {
             stop_if_cancelled(watch)?;
             self.check_same(&key, weights[index].0, purpose)?;
             watch.advance(weights[index].0.nbytes());
         }
-        write::write_all(self.inner, &group, &new, self.compression, watch)?;
-        Ok(keys)
+        let groups = Groups { whole: &group, deltas: &delta_group };
+        let written = write::write_all(self.inner, groups, &new, self.compression, watch);
+        // Also when something went wrong: what was written before that is there.
+        deltas::set_count(self.inner, delta_group.len().saturating_sub(others_in_deltas))?;
+        tally.bytes = written?;
+        Ok((keys, tally))
     }
 
     /// Compares a weight with what its key holds already.
     fn check_same(&self, key: &WeightHash, weight: &WeightTensor, purpose: Purpose) -> Result<()> {
-        let stored = Stored::find(self.inner, self.inner.file(), WEIGHTS, key)?
+        let stored = Stored::find(self.inner, self.inner.file(), key)?
             .ok_or_else(|| Error::NotFound { what: format!("the weight `{key}`") })?;
         if !stored.equals(self.inner, weight.dtype(), weight.shape(), &weight.data()?)? {
             // Under a key computed from the content, what differs is not another tensor but a damaged one.
@@ -147,7 +225,7 @@ impl WeightTransaction<'_> {
             return Err(Error::Conflict { key: key.clone() });
         }
         if purpose == Purpose::Kept {
-            let path = format!("{WEIGHTS}/{key}");
+            let path = format!("{}/{key}", if stored.base().is_some() { DELTAS } else { WEIGHTS });
             library::open_dataset(self.inner.file(), &path)
                 .and_then(|dataset| attributes::keep(&dataset))
                 .map_err(|error| self.inner.explain(&format!("mark the weight {key}"), &error))?;
@@ -166,17 +244,57 @@ impl WeightTransaction<'_> {
         Ok(true)
     }
 
+    /// Removes a weight without asking who needs it; `false` when it was not there.
+    pub(crate) fn unlink_weight(&self, key: &WeightHash) -> Result<bool> {
+        if self.unlink(WEIGHTS, key.as_str())? {
+            return Ok(true);
+        }
+        if self.place_of(key)? != Some(DELTAS) {
+            return Ok(false);
+        }
+        deltas::set_count(self.inner, deltas::count_weights(self.inner, self.inner.file())?.saturating_sub(1))?;
+        self.unlink(DELTAS, key.as_str())
+    }
+
+    /// The group that a weight lies in.
+    fn place_of(&self, key: &WeightHash) -> Result<Option<&'static str>> {
+        place_of(self.inner, self.inner.file(), key)
+    }
+
+    fn dataset(&self, key: &WeightHash) -> Result<Option<Dataset>> {
+        let Some(parent) = self.place_of(key)? else { return Ok(None) };
+        let opened = self.inner.file().dataset(&format!("{parent}/{key}"));
+        Ok(Some(opened.map_err(|error| self.inner.explain(&format!("read the weight {key}"), &error))?))
+    }
+
     /// Bytes that a weight's data takes; 0 when it cannot be looked at.
-    pub(crate) fn stored_bytes(&self, key: &WeightHash) -> u64 {
-        self.inner.file().dataset(&format!("{WEIGHTS}/{key}")).map_or(0, |dataset| library::stored_bytes(&dataset))
+    pub fn stored_bytes(&self, key: &WeightHash) -> u64 {
+        self.dataset(key).ok().flatten().map_or(0, |dataset| library::stored_bytes(&dataset))
     }
 
     /// Whether a weight exists only because checkpoints refer to it.
     pub(crate) fn is_only_for_checkpoints(&self, key: &WeightHash) -> Result<bool> {
+        let Some(dataset) = self.dataset(key)? else { return Ok(false) };
         let fail = |error: &_| self.inner.explain(&format!("read the weight {key}"), error);
-        let dataset = self.inner.file().dataset(&format!("{WEIGHTS}/{key}")).map_err(|error| fail(&error))?;
         Ok(attributes::is_only_for_checkpoints(&dataset).map_err(|error| fail(&error))?)
     }
+}
+
+/// The group that a weight lies in.
+pub(super) fn place_of(pages: &dyn Pages, file: &File, key: &WeightHash) -> Result<Option<&'static str>> {
+    let exists = |parent: &str| file.link_exists(parent) && file.link_exists(&format!("{parent}/{key}"));
+    if exists(WEIGHTS) {
+        return Ok(Some(WEIGHTS));
+    }
+    if !exists(DELTAS) {
+        return Ok(None);
+    }
+    let is_weight = || {
+        let dataset = file.dataset(&format!("{DELTAS}/{key}"))?;
+        library::has_attribute(&dataset, attributes::HASH)
+    };
+    let is_weight = is_weight().map_err(|error| pages.explain(&format!("read the weight {key}"), &error))?;
+    Ok(is_weight.then_some(DELTAS))
 }
 
 /// HDF5 texts end at a NUL character, so one inside would lose what follows.

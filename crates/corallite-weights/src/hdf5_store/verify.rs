@@ -64,13 +64,12 @@ impl Hdf5Store {
             };
             for key in keys {
                 stop_if_cancelled(watch)?;
-                if kind == "delta" {
-                    if let Err(error) = deltas::load(&snapshot, &key) {
-                        found.damaged.push(damage(kind, &key, None, &error));
+                match Stored::find_below(snapshot.as_ref(), snapshot.file(), parent, &key, 0) {
+                    Ok(None) if kind == "delta" => {
+                        if let Err(error) = deltas::load(&snapshot, &key) {
+                            found.damaged.push(damage(kind, &key, None, &error));
+                        }
                     }
-                    continue;
-                }
-                match Stored::find(snapshot.as_ref(), snapshot.file(), WEIGHTS, &key) {
                     Ok(None) => {}
                     Ok(Some(stored)) => {
                         found.bytes += stored.length;
@@ -78,7 +77,8 @@ impl Hdf5Store {
                             Ok(()) if stored.is_verifiable() => found.verified += 1,
                             Ok(()) => found.unverifiable += 1,
                             Err(error) => {
-                                found.damaged.push(damage(kind, &key, Some(stored.metadata().name.clone()), &error));
+                                let name = stored.metadata().name.clone();
+                                found.damaged.push(damage("weight", &key, Some(name), &error));
                             }
                         }
                         watch.advance(stored.length);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -14,7 +15,8 @@ use rayon::prelude::*;
 
 use super::geometry::Chunks;
 use super::library;
-use super::stored::dataset_dims;
+use super::stored::{Decoder, Stored, dataset_dims};
+use crate::delta::Difference;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::filter::{Compression, Filter, Scratch, encode_chunk};
@@ -67,7 +69,9 @@ pub(crate) struct New {
     pub(crate) data: Bytes,
     /// Where the data was written already.
     pub(crate) place: Option<u64>,
-    pub(crate) description: Box<dyn Describe>,
+    /// What it is stored as the difference to.
+    pub(crate) base: Option<(Difference, Arc<Stored>)>,
+    pub(crate) description: Arc<dyn Describe>,
 }
 
 /// How one new weight is written.
@@ -136,17 +140,25 @@ struct Encoded {
     raw: u64,
 }
 
-/// Writes new weights into `group`.
+/// The groups that datasets are written to.
+#[derive(Clone, Copy)]
+pub(crate) struct Groups<'a> {
+    pub(crate) whole: &'a Group,
+    /// For what is stored as a difference.
+    pub(crate) deltas: &'a Group,
+}
+
+/// Writes new weights into their groups; says how many bytes their data takes.
 pub(crate) fn write_all(
     transaction: &Transaction<'_>,
-    group: &Group,
+    groups: Groups<'_>,
     weights: &[New],
     compression: Compression,
     watch: &dyn Watch,
-) -> Result<()> {
+) -> Result<u64> {
     let planned = weights.iter().map(|new| Planned::of(new, compression)).collect::<Result<Vec<_>>>()?;
     let batches = batches(&planned);
-    let mut writer = Writer::new(transaction, group, &planned)?;
+    let mut writer = Writer::new(transaction, groups, &planned)?;
     for weight in planned.iter().filter(|weight| weight.chunks().is_none()) {
         stop_if_cancelled(watch)?;
         writer.write_whole(weight)?;
@@ -155,11 +167,11 @@ pub(crate) fn write_all(
         }
     }
     if batches.is_empty() {
-        return Ok(());
+        return Ok(writer.bytes);
     }
     let workers = thread::available_parallelism().map_or(1, usize::from).min(batches.len());
     if workers == 1 {
-        let mut encoder = Encoder::default();
+        let mut encoder = Encoder::new(transaction);
         for batch in &batches {
             stop_if_cancelled(watch)?;
             for chunk in encoder.encode(&planned, batch, compression)? {
@@ -167,7 +179,7 @@ pub(crate) fn write_all(
                 writer.write_chunk(&chunk)?;
             }
         }
-        return Ok(());
+        return Ok(writer.bytes);
     }
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
@@ -176,7 +188,7 @@ pub(crate) fn write_all(
         let (sender, receiver) = sync_channel(2 * workers);
         for _ in 0..workers {
             let (sender, planned, batches, next, stop) = (sender.clone(), &planned, &batches, &next, &stop);
-            scope.spawn(move || work(planned, batches, compression, next, stop, &sender));
+            scope.spawn(move || work(transaction, planned, batches, compression, next, stop, &sender));
         }
         drop(sender);
         let outcome = receive(&receiver, &mut writer, watch);
@@ -184,10 +196,12 @@ pub(crate) fn write_all(
         stop.store(true, Ordering::Relaxed);
         drop(receiver);
         outcome
-    })
+    })?;
+    Ok(writer.bytes)
 }
 
 fn work(
+    transaction: &Transaction<'_>,
     planned: &[Planned<'_>],
     batches: &[Batch],
     compression: Compression,
@@ -195,7 +209,7 @@ fn work(
     stop: &AtomicBool,
     sender: &SyncSender<Result<Vec<Encoded>>>,
 ) {
-    let mut encoder = Encoder::default();
+    let mut encoder = Encoder::new(transaction);
     while !stop.load(Ordering::Relaxed) {
         let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
         if sender.send(encoder.encode(planned, batch, compression)).is_err() {
@@ -243,13 +257,20 @@ fn batches(planned: &[Planned<'_>]) -> Vec<Batch> {
     batches
 }
 
-#[derive(Default)]
-struct Encoder {
+struct Encoder<'a> {
+    transaction: &'a Transaction<'a>,
     scratch: Scratch,
+    decoder: Decoder,
     padded: Vec<u8>,
+    base: Vec<u8>,
 }
 
-impl Encoder {
+impl<'a> Encoder<'a> {
+    fn new(transaction: &'a Transaction<'a>) -> Self {
+        let (scratch, decoder) = (Scratch::default(), Decoder::default());
+        Self { transaction, scratch, decoder, padded: Vec::new(), base: Vec::new() }
+    }
+
     fn encode(&mut self, planned: &[Planned<'_>], batch: &Batch, compression: Compression) -> Result<Vec<Encoded>> {
         let mut encoded = Vec::with_capacity(batch.len());
         for &(weight, first, count) in batch {
@@ -259,7 +280,14 @@ impl Encoder {
                 let chunk = chunks.get(index);
                 let data = &plan.new.data[chunk.range.start as usize..chunk.range.end as usize];
                 let full = chunks.full() as usize;
-                let raw = if data.len() == full {
+                let raw = if let Some((difference, base)) = &plan.new.base {
+                    self.base.resize(data.len(), 0);
+                    base.read_part(self.transaction, chunk.range.clone(), &mut self.base, &mut self.decoder)?;
+                    self.padded.resize(data.len(), 0);
+                    difference.encode(data, &self.base, &mut self.padded)?;
+                    self.padded.resize(full, 0);
+                    &self.padded
+                } else if data.len() == full {
                     data
                 } else {
                     // HDF5 stores the last chunk of an axis whole.
@@ -274,6 +302,16 @@ impl Encoder {
             }
         }
         Ok(encoded)
+    }
+}
+
+/// Whole numbers of so many bytes.
+pub(super) fn unsigned(bytes: u64) -> Dtype {
+    match bytes {
+        2 => Dtype::U16,
+        4 => Dtype::U32,
+        8 => Dtype::U64,
+        _ => Dtype::U8,
     }
 }
 
@@ -330,17 +368,19 @@ pub(crate) fn hash_all(
 /// Writes data to its place, and each dataset when all its data has one.
 struct Writer<'a> {
     transaction: &'a Transaction<'a>,
-    group: &'a Group,
+    groups: Groups<'a>,
     planned: &'a [Planned<'a>],
     datasets: DatasetWriter<'a>,
     /// What of the weights begun was written, and how many chunks are still to come.
     open: HashMap<usize, (Vec<StoredChunk>, usize)>,
+    /// Bytes of data written.
+    bytes: u64,
 }
 
 impl<'a> Writer<'a> {
-    fn new(transaction: &'a Transaction<'a>, group: &'a Group, planned: &'a [Planned<'a>]) -> Result<Self> {
+    fn new(transaction: &'a Transaction<'a>, groups: Groups<'a>, planned: &'a [Planned<'a>]) -> Result<Self> {
         let datasets = transaction.create_datasets()?;
-        Ok(Self { transaction, group, planned, datasets, open: HashMap::new() })
+        Ok(Self { transaction, groups, planned, datasets, open: HashMap::new(), bytes: 0 })
     }
 
     fn write_chunk(&mut self, chunk: &Encoded) -> Result<()> {
@@ -349,6 +389,7 @@ impl<'a> Writer<'a> {
         let length = chunk.bytes.len() as u64;
         let offset = self.transaction.allocate_encoded(length)?;
         self.transaction.write_at(offset, &chunk.bytes)?;
+        self.bytes += length;
         let stored = StoredChunk { offset, length, filter_mask: chunk.filter_mask };
         let count = chunks.count() as usize;
         let (places, left) = self.open.entry(chunk.weight).or_insert_with(|| (vec![stored; count], count));
@@ -365,6 +406,7 @@ impl<'a> Writer<'a> {
     /// Writes a weight that is not chunked.
     fn write_whole(&mut self, plan: &Planned<'_>) -> Result<()> {
         let data = &plan.new.data;
+        self.bytes += data.len() as u64;
         if matches!(plan.form, Form::Compact) {
             return self.create(plan, DataLayout::Compact(data));
         }
@@ -376,12 +418,16 @@ impl<'a> Writer<'a> {
     }
 
     fn create(&mut self, plan: &Planned<'_>, layout: DataLayout<'_>) -> Result<()> {
-        let New { key, description, dtype, .. } = plan.new;
-        let datatype = library::datatype_message(*dtype)
+        let New { key, description, dtype, base, .. } = plan.new;
+        let (group, dtype) = match base {
+            Some(_) => (self.groups.deltas, unsigned(plan.item)),
+            None => (self.groups.whole, *dtype),
+        };
+        let datatype = library::datatype_message(dtype)
             .map_err(|error| self.transaction.explain(&format!("create the weight {key}"), &error))?;
         let attributes = description.attributes(key);
         let item_size = plan.item as u32;
         let dataset = NewDataset { datatype: &datatype, item_size, dims: &plan.dims, layout, attributes: &attributes };
-        Ok(self.datasets.create(self.group, key.as_str(), &dataset)?)
+        Ok(self.datasets.create(group, key.as_str(), &dataset)?)
     }
 }

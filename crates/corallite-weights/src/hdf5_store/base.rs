@@ -1,0 +1,327 @@
+//! Choosing what a new weight is stored as the difference to.
+//!
+//! Candidates are weights of the same shape and dtype in the checkpoints added last: first those of the same name, then, among
+//! all others, those whose *sketch* (some elements at fixed places) is nearest. A few samples of the tensor decide: they are
+//! encoded as they are, and as differences to each candidate, in both orders.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use corallite_file::Transaction;
+use parking_lot::Mutex;
+
+use super::attributes::DeltaOf;
+use super::geometry::Chunks;
+use super::stored::{Decoder, Stored, dataset_dims};
+use crate::checkpoint::{CheckpointTensor, latest};
+use crate::delta::{Difference, Order};
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::filter::{Compression, Scratch, encode_chunk};
+use crate::hash::WeightHash;
+
+/// So many checkpoints are looked through, the last ones.
+const RECENT: usize = 8;
+/// So many weights of one shape have sketches made.
+const SKETCHED: usize = 64;
+/// Candidates of the same name that are tried.
+const NAMESAKES: usize = 2;
+/// Below this a weight is stored whole: what describes a delta takes about as much.
+const SMALLEST: u64 = 4096;
+/// Bytes that the attributes of a delta take more than those of a weight.
+const OVERHEAD: usize = 512;
+/// Bytes of a sample.
+const SAMPLE: u64 = 32 << 10;
+/// Elements of a sketch.
+const SKETCH: u64 = 256;
+/// A delta of less than this share of the weight's own size is not worth looking for a better one.
+const GOOD: f64 = 0.7;
+/// A delta has to save at least this share, since reading it reads its base.
+const WORTH: f64 = 0.98;
+
+/// What a weight is stored as the difference to.
+pub(super) struct Chosen {
+    pub(super) difference: Difference,
+    pub(super) delta: DeltaOf,
+    pub(super) base: Arc<Stored>,
+}
+
+/// The weights that others may be stored as differences to.
+pub(super) struct Bases<'a> {
+    transaction: &'a Transaction<'a>,
+    compression: Compression,
+    /// The longest chain that is made.
+    longest: usize,
+    by_name: HashMap<String, Vec<CheckpointTensor>>,
+    by_kind: HashMap<(Dtype, Vec<u64>), Vec<WeightHash>>,
+    /// Elements of each candidate at fixed places; `None` for one that cannot be read.
+    sketches: Mutex<HashMap<WeightHash, Option<Arc<[u8]>>>>,
+}
+
+#[derive(Default)]
+pub(super) struct Workspace {
+    scratch: Scratch,
+    decoder: Decoder,
+    differences: Vec<u8>,
+    encoded: Vec<u8>,
+}
+
+impl<'a> Bases<'a> {
+    /// Looks through the checkpoints added last, including those of this transaction. What cannot be read of them is no
+    /// candidate.
+    pub(super) fn find(
+        transaction: &'a Transaction<'a>,
+        compression: Compression,
+        longest: usize,
+        without: &HashSet<WeightHash>,
+    ) -> Result<Self> {
+        let mut by_name: HashMap<String, Vec<CheckpointTensor>> = HashMap::new();
+        let mut by_kind: HashMap<(Dtype, Vec<u64>), Vec<WeightHash>> = HashMap::new();
+        let mut seen = HashSet::new();
+        if longest > 0 && compression != Compression::None {
+            for checkpoint in latest(transaction, transaction.file(), RECENT)? {
+                for tensor in checkpoint.tensors() {
+                    let is_large = tensor.dtype.byte_len(&tensor.shape).is_ok_and(|length| length >= SMALLEST);
+                    if !is_large || without.contains(&tensor.key) {
+                        continue;
+                    }
+                    let namesakes = by_name.entry(tensor.name.clone()).or_default();
+                    if namesakes.iter().all(|other| other.key != tensor.key) {
+                        namesakes.push(tensor.clone());
+                    }
+                    if seen.insert(tensor.key.clone()) {
+                        by_kind.entry((tensor.dtype, tensor.shape.clone())).or_default().push(tensor.key.clone());
+                    }
+                }
+            }
+        }
+        Ok(Self { transaction, compression, longest, by_name, by_kind, sketches: Mutex::default() })
+    }
+
+    /// The base of which the difference is smallest; `None` when the weight is better stored whole.
+    pub(super) fn choose(
+        &self,
+        name: &str,
+        dtype: Dtype,
+        shape: &[u64],
+        data: &[u8],
+        workspace: &mut Workspace,
+    ) -> Result<Option<Chosen>> {
+        let (dims, item) = dataset_dims(dtype, shape)?;
+        if (data.len() as u64) < SMALLEST || item > 8 || self.by_kind.is_empty() {
+            return Ok(None);
+        }
+        let Some(others) = self.by_kind.get(&(dtype, shape.to_vec())) else { return Ok(None) };
+        let Some(chunks) = Chunks::new(&dims, item) else { return Ok(None) };
+        let samples = samples(&chunks);
+        let slice = |range: &Range<u64>| &data[range.start as usize..range.end as usize];
+        let mut whole = 0;
+        for range in &samples {
+            whole += self.size(item, slice(range), workspace)?;
+        }
+        let mut best: Option<(usize, Order, Arc<Stored>)> = None;
+        let is_good = |best: &Option<(usize, Order, Arc<Stored>)>| {
+            best.as_ref().is_some_and(|(size, ..)| (*size as f64) < whole as f64 * GOOD)
+        };
+        let mut tried = HashSet::new();
+        let namesakes = self.by_name.get(name).map_or(&[][..], Vec::as_slice);
+        let namesakes = namesakes.iter().filter(|tensor| tensor.dtype == dtype && tensor.shape == shape);
+        for key in namesakes.take(NAMESAKES).map(|tensor| &tensor.key) {
+            if !is_good(&best) {
+                self.try_base(key, dtype, item, &samples, data, &mut tried, &mut best, workspace)?;
+            }
+        }
+        if !is_good(&best)
+            && let Some(key) = self.nearest(others, dtype, &chunks, data, &tried, workspace)?
+        {
+            self.try_base(&key, dtype, item, &samples, data, &mut tried, &mut best, workspace)?;
+        }
+        let Some((size, order, base)) = best else { return Ok(None) };
+        // What the samples say of the whole.
+        let sampled: u64 = samples.iter().map(|range| range.end - range.start).sum();
+        let scale = data.len() as f64 / sampled as f64;
+        let (size, whole) = (size as f64 * scale + OVERHEAD as f64, whole as f64 * scale);
+        let Some(difference) = Difference::new(dtype, order).filter(|_| size < whole * WORTH) else { return Ok(None) };
+        let delta = DeltaOf { reference: base.key.clone(), order, chunk: chunks.dims().to_vec() };
+        Ok(Some(Chosen { difference, delta, base }))
+    }
+
+    /// Keeps `key`, or what its chain begins with, as the base if the difference to it is the smallest yet.
+    #[allow(clippy::too_many_arguments)]
+    fn try_base(
+        &self,
+        key: &WeightHash,
+        dtype: Dtype,
+        item: u64,
+        samples: &[Range<u64>],
+        data: &[u8],
+        tried: &mut HashSet<WeightHash>,
+        best: &mut Option<(usize, Order, Arc<Stored>)>,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        let Some(mut base) = unless_damaged(Stored::find(self.transaction, self.transaction.file(), key))?.flatten()
+        else {
+            return Ok(());
+        };
+        if base.chain() >= self.longest {
+            while let Some(next) = base.base() {
+                base = next.clone();
+            }
+        }
+        if !tried.insert(base.key.clone()) {
+            return Ok(());
+        }
+        let mut sizes = [(Order::Natural, 0), (Order::Exponent, 0)];
+        let mut elements = Vec::new();
+        for range in samples {
+            let weight = &data[range.start as usize..range.end as usize];
+            elements.resize(weight.len(), 0);
+            let read = base.read_part(self.transaction, range.clone(), &mut elements, &mut workspace.decoder);
+            if unless_damaged(read)?.is_none() {
+                return Ok(());
+            }
+            for (order, size) in &mut sizes {
+                let Some(difference) = Difference::new(dtype, *order) else {
+                    *size = usize::MAX;
+                    continue;
+                };
+                let mut differences = std::mem::take(&mut workspace.differences);
+                differences.resize(weight.len(), 0);
+                difference.encode(weight, &elements, &mut differences)?;
+                *size += self.size(item, &differences, workspace)?;
+                workspace.differences = differences;
+            }
+        }
+        let base = Arc::new(base);
+        for (order, size) in sizes {
+            // The natural order reads faster.
+            let size = if order == Order::Exponent { size.saturating_add(size / 100) } else { size };
+            if best.as_ref().is_none_or(|(smallest, ..)| size < *smallest) {
+                *best = Some((size, order, Arc::clone(&base)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that these become.
+    fn size(&self, item: u64, bytes: &[u8], workspace: &mut Workspace) -> Result<usize> {
+        let Workspace { scratch, encoded, .. } = workspace;
+        encode_chunk(self.compression, item as usize, bytes, scratch, encoded)?;
+        Ok(encoded.len())
+    }
+
+    /// The weight whose elements at the places of the sketch are nearest.
+    fn nearest(
+        &self,
+        keys: &[WeightHash],
+        dtype: Dtype,
+        chunks: &Chunks,
+        data: &[u8],
+        tried: &HashSet<WeightHash>,
+        workspace: &mut Workspace,
+    ) -> Result<Option<WeightHash>> {
+        let place = sketch_place(chunks);
+        let weight = &data[place.start as usize..place.end as usize];
+        let Some(difference) = Difference::new(dtype, Order::Natural) else { return Ok(None) };
+        let mut nearest: Option<(u64, &WeightHash)> = None;
+        for key in keys.iter().filter(|key| !tried.contains(*key)).take(SKETCHED) {
+            let Some(sketch) = self.sketch(key, &place, &mut workspace.decoder)? else { continue };
+            let mut differences = vec![0; weight.len()];
+            difference.encode(weight, &sketch, &mut differences)?;
+            let distance = bits(&differences, difference.width());
+            if nearest.is_none_or(|(least, _)| distance < least) {
+                nearest = Some((distance, key));
+            }
+        }
+        // As far away as chance has it: half of the bits.
+        let far = weight.len() as u64 * 8 / 2;
+        Ok(nearest.filter(|(distance, _)| *distance < far).map(|(_, key)| key.clone()))
+    }
+
+    fn sketch(&self, key: &WeightHash, place: &Range<u64>, decoder: &mut Decoder) -> Result<Option<Arc<[u8]>>> {
+        if let Some(known) = self.sketches.lock().get(key) {
+            return Ok(known.clone());
+        }
+        let found = unless_damaged(Stored::find(self.transaction, self.transaction.file(), key))?.flatten();
+        let mut sketch = None;
+        if let Some(stored) = found {
+            let mut elements = vec![0; (place.end - place.start) as usize];
+            let read = stored.read_part(self.transaction, place.clone(), &mut elements, decoder);
+            sketch = unless_damaged(read)?.map(|()| elements.into());
+        }
+        self.sketches.lock().insert(key.clone(), sketch.clone());
+        Ok(sketch)
+    }
+}
+
+/// A damaged weight is no base, and no reason not to store another.
+fn unless_damaged<T>(outcome: Result<T>) -> Result<Option<T>> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Damaged { .. } | Error::ShapeMismatch { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Parts of some chunks, which all have to be decoded to read any of it.
+fn samples(chunks: &Chunks) -> Vec<Range<u64>> {
+    let count = chunks.count();
+    let places = if count <= 8 { vec![count / 2] } else { vec![count / 6, count / 2, count - 1 - count / 6] };
+    let mut samples = Vec::new();
+    for index in places {
+        let range = chunks.get(index).range;
+        if range.end - range.start <= 2 * SAMPLE {
+            samples.push(range);
+        } else {
+            samples.push(range.start..range.start + SAMPLE);
+            // Whole elements, whatever their size.
+            samples.push(range.end - SAMPLE..range.end);
+        }
+    }
+    samples
+}
+
+/// Where a tensor's sketch is taken: in the chunk that is sampled, too.
+fn sketch_place(chunks: &Chunks) -> Range<u64> {
+    let range = chunks.get(chunks.count() / 2).range;
+    range.start..range.end.min(range.start + SKETCH * 8)
+}
+
+/// Bits that the differences take without their leading zeros.
+fn bits(differences: &[u8], width: usize) -> u64 {
+    differences
+        .chunks_exact(width)
+        .map(|bytes| {
+            let mut word = [0; 8];
+            word[..width].copy_from_slice(bytes);
+            u64::from(64 - u64::from_le_bytes(word).leading_zeros())
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_parts_of_the_tensor_in_whole_elements() {
+        for shape in [vec![1024], vec![100, 1000], vec![3000, 3000], vec![7, 50_001], vec![20_000_000]] {
+            for item in [1, 2, 4, 8] {
+                let chunks = Chunks::new(&shape, item).unwrap();
+                let length = shape.iter().product::<u64>() * item;
+                for range in samples(&chunks).into_iter().chain([sketch_place(&chunks)]) {
+                    assert!(range.start < range.end && range.end <= length);
+                    assert!(range.start.is_multiple_of(item) && range.end.is_multiple_of(item));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_distance_counts_bits_that_differ_in_size() {
+        assert_eq!(bits(&[0, 0, 0, 0], 4), 0);
+        assert_eq!(bits(&[0xff, 1, 0, 0, 1, 0, 0, 0], 4), 10);
+        assert_eq!(bits(&[1, 2, 4], 1), 6);
+    }
+}
