@@ -37,7 +37,9 @@ pub mod store;
 pub mod tensor;
 pub mod values;
 
-pub use checkpoint::{AddOptions, Added, Checkpoint, CheckpointInfo, Checkpoints, GcReport};
+pub use checkpoint::{
+    AddOptions, Added, Checkpoint, CheckpointInfo, Checkpoints, GcReport, RepackOptions, RepackReport,
+};
 pub use delta::{Delta, DeltaConfig, DeltaType};
 pub use dtype::{ByteOrder, Dtype, Kind};
 pub use error::{Error, Result};

@@ -21,6 +21,7 @@
 
 mod export;
 mod record;
+mod repack;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
@@ -40,6 +41,8 @@ use crate::hdf5_store::{
 use crate::safetensors::SafetensorsFile;
 use crate::store::WeightStore;
 use crate::tensor::WeightTensor;
+
+pub use repack::{RepackOptions, RepackReport};
 
 /// A tensor of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
@@ -302,10 +305,15 @@ impl<'a> Checkpoints<'a> {
             }
             Ok(report)
         })?;
+        self.give_up_versions()?;
+        Ok(report)
+    }
+
+    /// Makes the space of what is no longer needed reusable, and gives it back where it is at the file's end.
+    fn give_up_versions(&self) -> Result<()> {
         let storage = self.store.storage();
         storage.expire_versions()?;
-        storage.reclaim()?;
-        Ok(report)
+        Ok(storage.reclaim()?)
     }
 
     /// The weights that nothing needs, and the bytes of each.

@@ -1,6 +1,6 @@
 //! Choosing what a new weight is stored as the difference to.
 //!
-//! Candidates are weights of the same shape and dtype in the checkpoints added last: first those of the same name, then, among
+//! Candidates are weights of the same shape and dtype in some other checkpoints, the last ones as a rule: first those of the same name, then, among
 //! all others, those whose *sketch* (some elements at fixed places) is nearest. A few samples of the tensor decide: they are
 //! encoded as they are, and as differences to each candidate, in both orders.
 
@@ -14,15 +14,13 @@ use parking_lot::Mutex;
 use super::attributes::DeltaOf;
 use super::geometry::Chunks;
 use super::stored::{Decoder, Stored, dataset_dims};
-use crate::checkpoint::{CheckpointTensor, latest};
+use crate::checkpoint::{Checkpoint, CheckpointTensor};
 use crate::delta::{Difference, Order};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::filter::{Compression, Scratch, encode_chunk};
 use crate::hash::WeightHash;
 
-/// So many checkpoints are looked through, the last ones.
-const RECENT: usize = 8;
 /// So many weights of one shape have sketches made.
 const SKETCHED: usize = 64;
 /// Candidates of the same name that are tried.
@@ -41,14 +39,14 @@ const GOOD: f64 = 0.7;
 const WORTH: f64 = 0.98;
 
 /// What a weight is stored as the difference to.
-pub(super) struct Chosen {
-    pub(super) difference: Difference,
-    pub(super) delta: DeltaOf,
-    pub(super) base: Arc<Stored>,
+pub(crate) struct Chosen {
+    pub(crate) difference: Difference,
+    pub(crate) delta: DeltaOf,
+    pub(crate) base: Arc<Stored>,
 }
 
 /// The weights that others may be stored as differences to.
-pub(super) struct Bases<'a> {
+pub(crate) struct Bases<'a> {
     transaction: &'a Transaction<'a>,
     compression: Compression,
     /// The longest chain that is made.
@@ -60,7 +58,7 @@ pub(super) struct Bases<'a> {
 }
 
 #[derive(Default)]
-pub(super) struct Workspace {
+pub(crate) struct Workspace {
     scratch: Scratch,
     decoder: Decoder,
     differences: Vec<u8>,
@@ -68,39 +66,39 @@ pub(super) struct Workspace {
 }
 
 impl<'a> Bases<'a> {
-    /// Looks through the checkpoints added last, including those of this transaction. What cannot be read of them is no
-    /// candidate.
-    pub(super) fn find(
+    /// So many checkpoints are looked through, the last ones.
+    pub(crate) const RECENT: usize = 8;
+
+    /// Takes the weights of these checkpoints, the first ones first, except those in `without`.
+    pub(crate) fn new(
         transaction: &'a Transaction<'a>,
         compression: Compression,
         longest: usize,
+        checkpoints: &[Checkpoint],
         without: &HashSet<WeightHash>,
-    ) -> Result<Self> {
+    ) -> Self {
         let mut by_name: HashMap<String, Vec<CheckpointTensor>> = HashMap::new();
         let mut by_kind: HashMap<(Dtype, Vec<u64>), Vec<WeightHash>> = HashMap::new();
         let mut seen = HashSet::new();
-        if longest > 0 && compression != Compression::None {
-            for checkpoint in latest(transaction, transaction.file(), RECENT)? {
-                for tensor in checkpoint.tensors() {
-                    let is_large = tensor.dtype.byte_len(&tensor.shape).is_ok_and(|length| length >= SMALLEST);
-                    if !is_large || without.contains(&tensor.key) {
-                        continue;
-                    }
-                    let namesakes = by_name.entry(tensor.name.clone()).or_default();
-                    if namesakes.iter().all(|other| other.key != tensor.key) {
-                        namesakes.push(tensor.clone());
-                    }
-                    if seen.insert(tensor.key.clone()) {
-                        by_kind.entry((tensor.dtype, tensor.shape.clone())).or_default().push(tensor.key.clone());
-                    }
-                }
+        let taken = if longest > 0 && compression != Compression::None { checkpoints } else { &[] };
+        for tensor in taken.iter().flat_map(Checkpoint::tensors) {
+            let is_large = tensor.dtype.byte_len(&tensor.shape).is_ok_and(|length| length >= SMALLEST);
+            if !is_large || without.contains(&tensor.key) {
+                continue;
+            }
+            let namesakes = by_name.entry(tensor.name.clone()).or_default();
+            if namesakes.iter().all(|other| other.key != tensor.key) {
+                namesakes.push(tensor.clone());
+            }
+            if seen.insert(tensor.key.clone()) {
+                by_kind.entry((tensor.dtype, tensor.shape.clone())).or_default().push(tensor.key.clone());
             }
         }
-        Ok(Self { transaction, compression, longest, by_name, by_kind, sketches: Mutex::default() })
+        Self { transaction, compression, longest, by_name, by_kind, sketches: Mutex::default() }
     }
 
     /// The base of which the difference is smallest; `None` when the weight is better stored whole.
-    pub(super) fn choose(
+    pub(crate) fn choose(
         &self,
         name: &str,
         dtype: Dtype,

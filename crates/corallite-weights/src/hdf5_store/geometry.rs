@@ -5,9 +5,6 @@
 
 use std::ops::Range;
 
-/// Bytes aimed at in a chunk: large enough for the codec and the disk, small enough for h5py's chunk cache.
-const TARGET: u64 = 1 << 20;
-
 /// The chunks of one dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Chunks {
@@ -30,6 +27,9 @@ pub(crate) struct Chunk {
 }
 
 impl Chunks {
+    /// Bytes aimed at in a chunk: large enough for the codec and the disk, small enough for h5py's chunk cache.
+    pub(crate) const TARGET: u64 = 1 << 20;
+
     /// Cuts a tensor without empty dimensions into chunks of about a mebibyte. `None` for scalars and empty tensors.
     pub(crate) fn new(shape: &[u64], item: u64) -> Option<Self> {
         if shape.is_empty() || shape.contains(&0) {
@@ -37,12 +37,12 @@ impl Chunks {
         }
         let mut axis = shape.len() - 1;
         let mut inner = 1_u64;
-        while axis > 0 && inner.checked_mul(shape[axis])?.checked_mul(item)? <= TARGET {
+        while axis > 0 && inner.checked_mul(shape[axis])?.checked_mul(item)? <= Self::TARGET {
             inner *= shape[axis];
             axis -= 1;
         }
         // Ranges of equal length leave the least to pad in the last one.
-        let most = (TARGET / (inner * item)).clamp(1, shape[axis]);
+        let most = (Self::TARGET / (inner * item)).clamp(1, shape[axis]);
         let pieces = shape[axis].div_ceil(most);
         let mut dims = shape.to_vec();
         dims[..axis].fill(1);
@@ -159,14 +159,14 @@ mod tests {
                 at = chunk.range.end;
             }
             prop_assert_eq!(at, total);
-            prop_assert!(chunks.full() <= TARGET);
+            prop_assert!(chunks.full() <= Chunks::TARGET);
         }
     }
 
     #[test]
     fn one_long_row_is_cut_too() {
         let chunks = Chunks::new(&[1, 50_000_000], 4).unwrap();
-        assert!(chunks.full() <= TARGET && chunks.count() > 100);
+        assert!(chunks.full() <= Chunks::TARGET && chunks.count() > 100);
     }
 
     #[test]

@@ -47,7 +47,8 @@ pub use transaction::WeightTransaction;
 pub use verify::{Damage, Verification};
 pub use write::{Unwatched, Watch};
 
-pub(crate) use attributes::checksum;
+pub(crate) use attributes::{Description, checksum};
+pub(crate) use base::Bases;
 pub(crate) use deltas::{Reference, references};
 pub(crate) use stored::Pages;
 pub(crate) use transaction::{Purpose, Tally};

@@ -18,7 +18,7 @@ use super::{DELTAS, WEIGHTS};
 use crate::delta::Difference;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::filter::{Filter, Scratch, decode_chunk};
+use crate::filter::{Compression, Filter, Scratch, decode_chunk};
 use crate::hash::{ContentHasher, WeightHash, coral_hash};
 use crate::tensor::{WeightMetadata, WeightSource};
 
@@ -205,6 +205,26 @@ impl Body {
             Form::Contiguous { .. } | Form::Held(_) => self.length,
             Form::Library(dataset) => library::stored_bytes(dataset),
             Form::Difference { encoded, .. } => encoded.stored_bytes(),
+        }
+    }
+
+    /// Whether it has the filters that `compression` gives it.
+    pub(crate) fn is_written_with(&self, compression: Compression) -> bool {
+        match &self.form {
+            Form::Chunked { chunks, filters, .. } => {
+                let item = filters.iter().find_map(|filter| match filter {
+                    Filter::Shuffle { element_size } => Some(*element_size),
+                    _ => None,
+                });
+                *filters == compression.pipeline(item.unwrap_or(1)) && chunks.full() <= Chunks::TARGET
+            }
+            Form::Difference { encoded, .. } => encoded.is_written_with(compression),
+            Form::Contiguous { .. } => compression == Compression::None,
+            Form::Held(_) => compression != Compression::None,
+            Form::Empty => true,
+            Form::Library(dataset) => {
+                compression != Compression::None && matches!(library::layout(dataset), Ok(Layout::Compact))
+            }
         }
     }
 

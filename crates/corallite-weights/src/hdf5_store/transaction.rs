@@ -12,6 +12,7 @@ use super::base::{Bases, Chosen, Workspace};
 use super::stored::{Pages, Stored};
 use super::write::{self, Groups, Hashed, New, Unwatched, Watch, stop_if_cancelled};
 use super::{DELTAS, Hdf5Store, WEIGHTS, deltas, library, lift};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::filter::Compression;
 use crate::hash::WeightHash;
@@ -57,7 +58,7 @@ pub(crate) enum Purpose {
 #[derive(Debug)]
 pub struct WeightTransaction<'a> {
     pub(crate) inner: &'a Transaction<'a>,
-    pub(super) compression: Compression,
+    pub(crate) compression: Compression,
     longest_chain: usize,
     /// Weights that are not to be bases.
     without: HashSet<WeightHash>,
@@ -123,13 +124,11 @@ impl WeightTransaction<'_> {
         watch: &dyn Watch,
     ) -> Result<(Vec<WeightHash>, Tally)> {
         let file = self.inner.file();
-        let open = |name: &str| file.group(name).map_err(|error| self.inner.explain(&format!("open /{name}"), &error));
-        let (group, delta_group) = (open(WEIGHTS)?, open(DELTAS)?);
+        let group = file.group(WEIGHTS).map_err(|error| self.inner.explain("open /weights", &error))?;
         for (weight, _) in weights {
             check_text(weight.metadata())?;
         }
         let weights_in_deltas = deltas::count_weights(self.inner, file)?;
-        let others_in_deltas = delta_group.len().saturating_sub(weights_in_deltas);
         // In an empty store every weight is new, so nothing is written in vain.
         let overlap = self.compression == Compression::None && group.is_empty();
         let tensors: Vec<&WeightTensor> = weights.iter().map(|(weight, _)| *weight).collect();
@@ -177,42 +176,71 @@ impl WeightTransaction<'_> {
             new.push(New { key, dtype, shape, data, place, base: None, description: Arc::new(description.clone()) });
             descriptions.push(description);
         }
-        let mut tally = Tally { new: new.len() as u64, ..Tally::default() };
+        let mut chosen: Vec<Option<Chosen>> = new.iter().map(|_| None).collect();
         if purpose == Purpose::ForCheckpoints {
-            let bases = Bases::find(self.inner, self.compression, self.longest_chain, &self.without)?;
-            let chosen: Vec<Option<Chosen>> = new
-                .par_iter()
-                .zip(&descriptions)
-                .map_init(Workspace::default, |workspace, (new, description)| {
-                    stop_if_cancelled(watch)?;
-                    // The name may be taken by a delta that somebody keeps for its own sake.
-                    if delta_group.link_exists(new.key.as_str()) {
-                        return Ok(None);
-                    }
-                    bases.choose(&description.metadata.name, new.dtype, &new.shape, &new.data, workspace)
-                })
-                .collect::<Result<_>>()?;
-            for ((new, description), chosen) in new.iter_mut().zip(descriptions).zip(chosen) {
-                let Some(Chosen { difference, delta, base }) = chosen else { continue };
-                new.base = Some((difference, base));
-                new.description = Arc::new(Description { delta: Some(delta), ..description });
-                tally.deltas += 1;
-            }
-            if tally.deltas > 0 {
-                self.inner.require_format(Self::FORMAT_WITH_DELTAS)?;
-            }
+            let bases = self.bases(&crate::checkpoint::latest(self.inner, file, Bases::RECENT)?);
+            chosen = self.choose(&bases, &new, &descriptions, watch)?;
         }
         for (key, index) in known {
             stop_if_cancelled(watch)?;
             self.check_same(&key, weights[index].0, purpose)?;
             watch.advance(weights[index].0.nbytes());
         }
+        Ok((keys, self.write(new, descriptions, chosen, watch)?))
+    }
+
+    /// What weights may be stored as differences to: those of these checkpoints, the first ones first.
+    pub(crate) fn bases(&self, checkpoints: &[Checkpoint]) -> Bases<'_> {
+        Bases::new(self.inner, self.compression, self.longest_chain, checkpoints, &self.without)
+    }
+
+    /// What each weight is best stored as the difference to, if anything.
+    pub(crate) fn choose(
+        &self,
+        bases: &Bases<'_>,
+        new: &[New],
+        descriptions: &[Description],
+        watch: &dyn Watch,
+    ) -> Result<Vec<Option<Chosen>>> {
+        new.par_iter()
+            .zip(descriptions)
+            .map_init(Workspace::default, |workspace, (new, description)| {
+                stop_if_cancelled(watch)?;
+                bases.choose(&description.metadata.name, new.dtype, &new.shape, &new.data, workspace)
+            })
+            .collect()
+    }
+
+    /// Writes weights that are not in the file, each as what was chosen for it.
+    pub(crate) fn write(
+        &self,
+        mut new: Vec<New>,
+        descriptions: Vec<Description>,
+        chosen: Vec<Option<Chosen>>,
+        watch: &dyn Watch,
+    ) -> Result<Tally> {
+        let file = self.inner.file();
+        let open = |name: &str| file.group(name).map_err(|error| self.inner.explain(&format!("open /{name}"), &error));
+        let (group, delta_group) = (open(WEIGHTS)?, open(DELTAS)?);
+        let mut tally = Tally { new: new.len() as u64, ..Tally::default() };
+        for ((new, description), chosen) in new.iter_mut().zip(descriptions).zip(chosen) {
+            // The name may be taken by a delta that somebody keeps for its own sake.
+            let Some(chosen) = chosen.filter(|_| !delta_group.link_exists(new.key.as_str())) else { continue };
+            let Chosen { difference, delta, base } = chosen;
+            new.base = Some((difference, base));
+            new.description = Arc::new(Description { delta: Some(delta), ..description });
+            tally.deltas += 1;
+        }
+        if tally.deltas > 0 {
+            self.inner.require_format(Self::FORMAT_WITH_DELTAS)?;
+        }
+        let others = delta_group.len().saturating_sub(deltas::count_weights(self.inner, file)?);
         let groups = Groups { whole: &group, deltas: &delta_group };
         let written = write::write_all(self.inner, groups, &new, self.compression, watch);
         // Also when something went wrong: what was written before that is there.
-        deltas::set_count(self.inner, delta_group.len().saturating_sub(others_in_deltas))?;
+        deltas::set_count(self.inner, delta_group.len().saturating_sub(others))?;
         tally.bytes = written?;
-        Ok((keys, tally))
+        Ok(tally)
     }
 
     /// Compares a weight with what its key holds already.
