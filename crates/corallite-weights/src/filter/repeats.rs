@@ -1,7 +1,7 @@
 //! Notices, at a fraction of a compressor's cost, whether a stretch of bytes repeats sequences.
 //!
 //! Every 32nd position is remembered by the bytes at it. In a window of 32 positions every
-//! half kilobyte those are looked for: a window inside a copy of something in the last 32 KiB cannot
+//! kilobyte those are looked for: a window inside a copy of something in the last 32 KiB cannot
 //! miss one. The share of windows with a find decides whether a real search is worth its time.
 
 /// The least length of what counts as a find.
@@ -11,14 +11,17 @@ const SHORTEST: usize = 12;
 const LONGEST: usize = 160;
 
 const ANCHOR_STRIDE: usize = 32;
-const WINDOW_STRIDE: usize = 512;
+const WINDOW_STRIDE: usize = 1024;
 const TABLE_BITS: u32 = 12;
+/// Where a hash is in an entry.
+const TAG: u64 = !0 << 32;
 const MAX_DISTANCE: usize = 32 * 1024;
 
 /// What has been seen of one buffer.
 pub(super) struct Repeats {
-    /// Position plus one of the last anchor with this hash; 0 for none.
-    anchors: Vec<u32>,
+    /// Of the last anchor with this hash, the position plus one, and from bit 32 on more of its hash, which saves a look
+    /// at the bytes. 0 for none.
+    anchors: Vec<u64>,
 }
 
 impl Default for Repeats {
@@ -45,9 +48,7 @@ impl Repeats {
                 found += u32::from((at..at + ANCHOR_STRIDE).any(|position| self.seen(buffer, position, length)));
             }
             for anchor in (at..stretch_end).step_by(ANCHOR_STRIDE) {
-                if let Some(slot) = word(buffer, anchor).map(slot) {
-                    self.anchors[slot] = anchor as u32 + 1;
-                }
+                self.remember(buffer, anchor);
             }
             at = stretch_end;
         }
@@ -59,16 +60,28 @@ impl Repeats {
         let mut found = 0_u32;
         for position in start..end {
             found += u32::from(self.seen(buffer, position, length));
-            if let Some(slot) = word(buffer, position).map(slot) {
-                self.anchors[slot] = position as u32 + 1;
-            }
+            self.remember(buffer, position);
         }
         found as f32 / (end - start).max(1) as f32
     }
 
+    #[inline(always)]
+    fn remember(&mut self, buffer: &[u8], position: usize) {
+        if let Some(word) = word(buffer, position) {
+            let (slot, tag) = hash(word);
+            self.anchors[slot] = tag | (position as u64 + 1);
+        }
+    }
+
+    #[inline(always)]
     fn seen(&self, buffer: &[u8], position: usize, length: usize) -> bool {
         let Some(here) = word(buffer, position) else { return false };
-        let Some(anchor) = (self.anchors[slot(here)] as usize).checked_sub(1) else { return false };
+        let (slot, tag) = hash(here);
+        let found = self.anchors[slot];
+        if found & TAG != tag || found == 0 {
+            return false;
+        }
+        let anchor = (found & !TAG) as usize - 1;
         // A run of one value is no find: it needs no search.
         position - anchor <= MAX_DISTANCE
             && word(buffer, anchor) == Some(here)
@@ -90,6 +103,9 @@ fn word(buffer: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*buffer.get(at..)?.first_chunk()?))
 }
 
-fn slot(word: u64) -> usize {
-    (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TABLE_BITS)) as usize
+/// The place of a word in the table, and what is kept of its hash there.
+#[inline(always)]
+fn hash(word: u64) -> (usize, u64) {
+    let hash = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((hash >> (64 - TABLE_BITS)) as usize, hash << TABLE_BITS & TAG)
 }
