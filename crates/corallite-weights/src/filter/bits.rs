@@ -1,5 +1,7 @@
 //! Appends bits to bytes, least significant first, as deflate wants them.
 
+use super::huffman::{CODE_LENGTH, Code};
+
 /// A writer of bits at the end of a vector.
 pub(super) struct BitWriter<'a> {
     out: &'a mut Vec<u8>,
@@ -24,30 +26,20 @@ impl<'a> BitWriter<'a> {
         self.count %= 8;
     }
 
-    /// Appends each byte's code: in `codes`, the bits, and from bit 16 on their number, at most 11.
-    pub(super) fn put_codes(&mut self, bytes: &[u8], codes: &[u32; 256]) {
+    /// Appends a code as [`Code`] holds it.
+    pub(super) fn put_code(&mut self, code: u32) {
+        self.put(u64::from(code & CODE_MASK), code >> CODE_LENGTH);
+    }
+
+    /// Appends many codes, `bits` bits at most together.
+    pub(super) fn put_all(&mut self, bits: usize, write: impl FnOnce(&mut Codes<'_>)) {
         let start = self.out.len();
-        // 11 bits a byte at most, and the eight bytes that each step stores.
-        self.out.resize(start + bytes.len() * 11 / 8 + 16, 0);
-        let (mut at, mut bits, mut count) = (start, self.bits, self.count);
-        let (groups, rest) = bytes.as_chunks::<5>();
-        let mut step = |group: &[u8]| {
-            // At most 7 + 5 × 11 = 62 bits.
-            for &byte in group {
-                let code = codes[usize::from(byte)];
-                bits |= u64::from(code & 0xffff) << count;
-                count += code >> 16;
-            }
-            if let Some(room) = self.out.get_mut(at..at + 8) {
-                room.copy_from_slice(&bits.to_le_bytes());
-            }
-            at += (count / 8) as usize;
-            bits >>= count & !7;
-            count &= 7;
-        };
-        groups.iter().for_each(|group| step(group));
-        step(rest);
-        self.out.truncate(at);
+        // The bits of the last byte, and the eight bytes that each step stores.
+        self.out.resize(start + bits / 8 + 16, 0);
+        let mut codes = Codes { room: &mut self.out[start..], at: 0, bits: self.bits, count: self.count };
+        write(&mut codes);
+        let Codes { at, bits, count, .. } = codes;
+        self.out.truncate(start + at);
         (self.bits, self.count) = (bits, count);
     }
 
@@ -67,5 +59,102 @@ impl<'a> BitWriter<'a> {
     pub(super) fn put_bytes(&mut self, bytes: &[u8]) {
         self.align();
         self.out.extend_from_slice(bytes);
+    }
+}
+
+const CODE_MASK: u32 = (1 << CODE_LENGTH) - 1;
+
+/// Room for the codes of a block, which [`BitWriter::put_all`] provides.
+pub(super) struct Codes<'a> {
+    room: &'a mut [u8],
+    at: usize,
+    bits: u64,
+    /// Below 8 between calls.
+    count: u32,
+}
+
+impl Codes<'_> {
+    /// Appends `count` bits, at most 56.
+    #[inline(always)]
+    pub(super) fn put(&mut self, value: u64, count: u32) {
+        self.bits |= value << self.count;
+        self.count += count;
+        if let Some(room) = self.room.get_mut(self.at..self.at + 8) {
+            room.copy_from_slice(&self.bits.to_le_bytes());
+        }
+        self.at += (self.count / 8) as usize;
+        self.bits >>= self.count & !7;
+        self.count &= 7;
+    }
+
+    /// Appends the codes of `bytes`.
+    #[inline(always)]
+    pub(super) fn put_literals(&mut self, bytes: &[u8], literals: &Literals) {
+        if literals.is_paired {
+            let (fours, rest) = bytes.as_chunks::<4>();
+            for &[a, b, c, d] in fours {
+                let first = literals.pairs[usize::from(u16::from_le_bytes([a, b]))];
+                let second = literals.pairs[usize::from(u16::from_le_bytes([c, d]))];
+                self.put_two(first, second);
+            }
+            rest.iter().for_each(|&byte| self.put_two(literals.singles[usize::from(byte)], 0));
+        } else {
+            let (pairs, rest) = bytes.as_chunks::<2>();
+            for &[a, b] in pairs {
+                self.put_two(literals.singles[usize::from(a)], literals.singles[usize::from(b)]);
+            }
+            rest.iter().for_each(|&byte| self.put_two(literals.singles[usize::from(byte)], 0));
+        }
+    }
+
+    #[inline(always)]
+    fn put_two(&mut self, first: u32, second: u32) {
+        let first_count = first >> CODE_LENGTH;
+        let value = u64::from(first & CODE_MASK) | u64::from(second & CODE_MASK) << first_count;
+        self.put(value, first_count + (second >> CODE_LENGTH));
+    }
+}
+
+/// The codes of single bytes, and of two in a row where a block has few enough values to make that worth while.
+pub(super) struct Literals {
+    singles: [u32; 256],
+    /// By two bytes as a little-endian number. Entries of bytes that do not occur are left over from other blocks.
+    pairs: Box<[u32; 1 << 16]>,
+    is_paired: bool,
+}
+
+impl Default for Literals {
+    fn default() -> Self {
+        let pairs = vec![0; 1 << 16].into_boxed_slice().try_into();
+        Self { singles: [0; 256], pairs: pairs.unwrap_or_else(|_| Box::new([0; 1 << 16])), is_paired: false }
+    }
+}
+
+/// A table of pairs has to be used so many times, for each of its entries, to pay for itself.
+const USES: usize = 8;
+
+impl Literals {
+    /// Those of `code`, for about `len` bytes.
+    pub(super) fn fill(&mut self, code: &Code, len: usize) {
+        self.singles.copy_from_slice(&code.codes[..256]);
+        let mut values = [0u8; 256];
+        let mut used = 0;
+        for (value, _) in (0..=255).zip(self.singles).filter(|(_, code)| *code > 0) {
+            values[used] = value;
+            used += 1;
+        }
+        let values = &values[..used];
+        self.is_paired = used * used * USES <= len;
+        if self.is_paired {
+            for &second in values {
+                let high = self.singles[usize::from(second)];
+                let row = &mut self.pairs[usize::from(second) << 8..][..256];
+                for &first in values {
+                    let low = self.singles[usize::from(first)];
+                    let bits = low & CODE_MASK | (high & CODE_MASK) << (low >> CODE_LENGTH);
+                    row[usize::from(first)] = bits | ((low >> CODE_LENGTH) + (high >> CODE_LENGTH)) << CODE_LENGTH;
+                }
+            }
+        }
     }
 }

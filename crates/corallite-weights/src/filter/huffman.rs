@@ -1,4 +1,4 @@
-//! Deflate blocks of literals only, each with the Huffman code that fits it.
+//! Huffman codes as deflate writes them.
 //!
 //! Float bytes repeat values, not sequences: a code for single bytes is both smaller and ten times
 //! faster than looking for matches in them.
@@ -9,11 +9,24 @@ use super::bits::BitWriter;
 /// bytes so rare that it saves nothing measurable.
 const MAX_BITS: usize = 11;
 const MAX_HEADER_BITS: usize = 7;
-const LITERALS: usize = 257;
-const END_OF_BLOCK: usize = 256;
+
+/// Bytes, the end of the block, and the lengths of matches.
+pub(super) const SYMBOLS: usize = 286;
+pub(super) const END_OF_BLOCK: usize = 256;
 
 /// The order in which deflate writes the lengths of its header codes.
-const HEADER_ORDER: [usize; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
+pub(super) const HEADER_ORDER: [usize; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
+
+/// The shortest match of each symbol from 257 on.
+pub(super) const LENGTH_BASE: [u16; 29] =
+    [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258];
+
+/// The bits that follow each of these symbols, to be added to its shortest match.
+pub(super) const LENGTH_EXTRA: [u8; 29] =
+    [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0];
+
+/// The bits of a code, and from this bit on their number.
+pub(super) const CODE_LENGTH: u32 = 24;
 
 /// How often each byte occurs.
 pub(super) type Histogram = [u32; 256];
@@ -37,68 +50,91 @@ pub(super) fn histogram(bytes: &[u8]) -> Histogram {
     sum
 }
 
+/// The binary logarithm, to a thousandth; of 0, some finite number. The compiler makes vector code of a loop over it.
+#[inline(always)]
+pub(super) fn log2(count: u32) -> f32 {
+    let bits = (count as f32).to_bits();
+    let exponent = (bits >> 23) as i32 - 127;
+    let m = f32::from_bits(bits & 0x007f_ffff | 0x3f80_0000);
+    // The polynomial of degree 3 that is nearest on 1..2.
+    exponent as f32 + (((0.155_449 * m - 1.039_276) * m + 3.029_512) * m - 2.144_961)
+}
+
 /// About how many bits a Huffman block takes for bytes with this histogram, its header included.
 pub(super) fn cost_in_bits(counts: &Histogram, len: usize) -> f32 {
-    let total = len as f32;
-    let mut symbols = 0;
-    let entropy: f32 = counts
-        .iter()
-        .filter(|&&count| count > 0)
-        .map(|&count| {
-            symbols += 1;
-            let count = count as f32;
-            count * (total / count).log2().max(if count == total { 1.0 } else { 0.0 })
-        })
-        .sum();
-    entropy * 1.003 + 160.0 + 3.0 * symbols as f32
+    // No code is shorter than a bit.
+    let (bits, symbols) = information(counts, len, 1.0);
+    bits * 1.003 + 160.0 + 3.0 * symbols as f32
 }
 
-/// Writes `bytes` as one block, not the last of its stream.
-pub(super) fn write_block(bytes: &[u8], counts: &Histogram, out: &mut BitWriter<'_>) {
-    let mut weights = [1u32; LITERALS];
-    weights[..END_OF_BLOCK].copy_from_slice(counts);
-    let lengths: [u8; LITERALS] = code_lengths(&weights, MAX_BITS);
-    let codes: [u32; LITERALS] = codes(&lengths);
-    write_header(&lengths, out);
-    let mut table = [0u32; 256];
-    table.copy_from_slice(&codes[..256]);
-    out.put_codes(bytes, &table);
-    let end = codes[END_OF_BLOCK];
-    out.put(u64::from(end & 0xffff), end >> 16);
+/// The information in bytes with this histogram.
+pub(super) fn entropy_in_bits(counts: &Histogram, len: usize) -> f32 {
+    information(counts, len, 0.0).0
 }
 
-/// Block header: kind, the sizes of the alphabets, and the code lengths, themselves Huffman-coded.
-fn write_header(lengths: &[u8; LITERALS], out: &mut BitWriter<'_>) {
-    // One distance code of one bit: no distance ever follows, and every inflater accepts that.
-    let mut all = [1u8; LITERALS + 1];
-    all[..LITERALS].copy_from_slice(lengths);
-    let mut symbols: Vec<(u8, u8)> = Vec::with_capacity(LITERALS + 1);
-    for run in all.chunk_by(|a, b| a == b) {
-        run_lengths(run[0], run.len(), &mut symbols);
+/// The bits of all bytes, of each at least `least`, and the number of different ones.
+fn information(counts: &Histogram, len: usize, least: f32) -> (f32, u32) {
+    let total = log2(len as u32);
+    // Sums side by side, so that it becomes vector code.
+    let (mut sums, mut symbols) = ([0f32; 8], [0u32; 8]);
+    for eight in counts.as_chunks::<8>().0 {
+        for i in 0..8 {
+            sums[i] += eight[i] as f32 * (total - log2(eight[i])).max(least);
+            symbols[i] += u32::from(eight[i] > 0);
+        }
     }
-    let mut weights = [0u32; 19];
-    symbols.iter().for_each(|&(symbol, _)| weights[usize::from(symbol)] += 1);
-    let header_lengths: [u8; 19] = code_lengths(&weights, MAX_HEADER_BITS);
-    let header_codes: [u32; 19] = codes(&header_lengths);
-    let used = HEADER_ORDER.iter().rposition(|&symbol| header_lengths[symbol] > 0).map_or(4, |i| (i + 1).max(4));
+    (sums.iter().sum(), symbols.iter().sum())
+}
 
-    out.put(0b100, 3); // not the last block; dynamic codes
-    out.put(0, 5); // 257 literal codes
-    out.put(0, 5); // 1 distance code
-    out.put(used as u64 - 4, 4);
-    for &symbol in &HEADER_ORDER[..used] {
-        out.put(u64::from(header_lengths[symbol]), 3);
+/// A code for the symbols of a block.
+pub(super) struct Code {
+    /// Bits of each symbol's code; 0 for symbols that do not occur.
+    pub(super) lengths: [u8; SYMBOLS],
+    /// The codes as they are written, with their lengths from bit [`CODE_LENGTH`] on.
+    pub(super) codes: [u32; SYMBOLS],
+}
+
+impl Code {
+    /// The code that fits these weights best.
+    pub(super) fn new(weights: &[u32; SYMBOLS]) -> Self {
+        let lengths = code_lengths(weights, MAX_BITS);
+        Self { lengths, codes: codes(&lengths) }
     }
-    for (symbol, extra) in symbols {
-        let code = header_codes[usize::from(symbol)];
-        out.put(u64::from(code & 0xffff), code >> 16);
-        let extra_bits = match symbol {
-            16 => 2,
-            17 => 3,
-            18 => 7,
-            _ => 0,
-        };
-        out.put(u64::from(extra), extra_bits);
+
+    /// Writes the header of a block, not the last of its stream: kind, the sizes of the alphabets, and the code lengths,
+    /// themselves Huffman-coded.
+    pub(super) fn write_header(&self, out: &mut BitWriter<'_>) {
+        let used = self.lengths.iter().rposition(|&length| length > 0).map_or(0, |last| last + 1).max(257);
+        // One distance code of one bit, which says: the last byte. Where no match follows, it is accepted as well.
+        let mut all = [1u8; SYMBOLS + 1];
+        all[..used].copy_from_slice(&self.lengths[..used]);
+        let mut symbols: Vec<(u8, u8)> = Vec::with_capacity(used + 1);
+        for run in all[..=used].chunk_by(|a, b| a == b) {
+            run_lengths(run[0], run.len(), &mut symbols);
+        }
+        let mut weights = [0u32; 19];
+        symbols.iter().for_each(|&(symbol, _)| weights[usize::from(symbol)] += 1);
+        let header_lengths: [u8; 19] = code_lengths(&weights, MAX_HEADER_BITS);
+        let header_codes: [u32; 19] = codes(&header_lengths);
+        let sent = HEADER_ORDER.iter().rposition(|&symbol| header_lengths[symbol] > 0).map_or(4, |i| (i + 1).max(4));
+
+        out.put(0b100, 3); // not the last block; dynamic codes
+        out.put(used as u64 - 257, 5);
+        out.put(0, 5); // 1 distance code
+        out.put(sent as u64 - 4, 4);
+        for &symbol in &HEADER_ORDER[..sent] {
+            out.put(u64::from(header_lengths[symbol]), 3);
+        }
+        for (symbol, extra) in symbols {
+            out.put_code(header_codes[usize::from(symbol)]);
+            let extra_bits = match symbol {
+                16 => 2,
+                17 => 3,
+                18 => 7,
+                _ => 0,
+            };
+            out.put(u64::from(extra), extra_bits);
+        }
     }
 }
 
@@ -131,35 +167,45 @@ fn run_lengths(value: u8, mut count: usize, symbols: &mut Vec<(u8, u8)>) {
 /// the code is made complete again at the cost of the rarest symbols that have room.
 fn code_lengths<const N: usize>(weights: &[u32; N], max: usize) -> [u8; N] {
     let mut lengths = [0u8; N];
-    let mut symbols: Vec<usize> = (0..N).filter(|&i| weights[i] > 0).collect();
-    symbols.sort_unstable_by_key(|&i| (weights[i], i));
-    let n = symbols.len();
+    // The weight, and its symbol in the lower bits.
+    let mut sorted = [0u64; N];
+    let mut n = 0;
+    for (symbol, &weight) in (0u64..).zip(weights).filter(|(_, weight)| **weight > 0) {
+        sorted[n] = u64::from(weight) << 16 | symbol;
+        n += 1;
+    }
+    let sorted = &mut sorted[..n];
+    sorted.sort_unstable();
+    let symbols = sorted.iter().map(|entry| (entry & 0xffff) as usize);
     if n < 2 {
-        symbols.iter().for_each(|&i| lengths[i] = 1);
+        symbols.for_each(|i| lengths[i] = 1);
         return lengths;
     }
-    // Leaves 0..n by weight, then inner nodes in the order they are made, which is by weight too.
-    let mut weight: Vec<u64> = symbols.iter().map(|&i| u64::from(weights[i])).collect();
-    let mut parent = vec![0usize; 2 * n - 1];
-    let (mut leaf, mut inner) = (0, n);
-    for node in n..2 * n - 1 {
+    // Inner nodes in the order they are made, which is by weight too. Parents are inner nodes.
+    let (mut inner_weight, mut leaf_parent, mut inner_parent) = ([0u64; N], [0u16; N], [0u16; N]);
+    let (mut leaf, mut inner) = (0, 0);
+    for node in 0..n - 1 {
         let mut lightest = || {
-            let take_leaf = leaf < n && (inner >= node || weight[leaf] <= weight[inner]);
-            let queue = if take_leaf { &mut leaf } else { &mut inner };
-            *queue += 1;
-            *queue - 1
+            if leaf < n && (inner >= node || sorted[leaf] >> 16 <= inner_weight[inner]) {
+                leaf_parent[leaf] = node as u16;
+                leaf += 1;
+                sorted[leaf - 1] >> 16
+            } else {
+                inner_parent[inner] = node as u16;
+                inner += 1;
+                inner_weight[inner - 1]
+            }
         };
-        let (a, b) = (lightest(), lightest());
-        (parent[a], parent[b]) = (node, node);
-        weight.push(weight[a] + weight[b]);
+        let sum = lightest() + lightest();
+        inner_weight[node] = sum;
     }
-    let mut depth = vec![0usize; 2 * n - 1];
+    let mut depth = [0u16; N];
+    for node in (0..n - 2).rev() {
+        depth[node] = depth[usize::from(inner_parent[node])] + 1;
+    }
     let mut of_length = [0usize; 16];
-    for node in (0..2 * n - 2).rev() {
-        depth[node] = depth[parent[node]] + 1;
-        if node < n {
-            of_length[depth[node].min(max)] += 1;
-        }
+    for &parent in &leaf_parent[..n] {
+        of_length[(usize::from(depth[usize::from(parent)]) + 1).min(max)] += 1;
     }
     // Kraft's sum in units of the longest code; above `full` no such code exists.
     let full = 1usize << max;
@@ -173,21 +219,22 @@ fn code_lengths<const N: usize>(weights: &[u32; N], max: usize) -> [u8; N] {
         kraft -= 1;
     }
     // The lightest symbols take the longest codes.
-    let mut lightest = symbols.iter();
+    let mut lightest = symbols;
     for len in (1..=max).rev() {
-        for &symbol in lightest.by_ref().take(of_length[len]) {
+        for symbol in lightest.by_ref().take(of_length[len]) {
             lengths[symbol] = len as u8;
         }
     }
     lengths
 }
 
-/// The canonical codes of these lengths, bits reversed as deflate writes them, the length from bit 16 on.
+/// The canonical codes of these lengths, bits reversed as deflate writes them.
 fn codes<const N: usize>(lengths: &[u8; N]) -> [u32; N] {
+    let mut of_length = [0u32; 16];
+    lengths.iter().filter(|&&len| len > 0).for_each(|&len| of_length[usize::from(len)] += 1);
     let mut next = [0u32; 17];
     for len in 1..16 {
-        let shorter = lengths.iter().filter(|&&l| usize::from(l) == len).count() as u32;
-        next[len + 1] = (next[len] + shorter) << 1;
+        next[len + 1] = (next[len] + of_length[len]) << 1;
     }
     lengths.map(|len| {
         if len == 0 {
@@ -195,7 +242,7 @@ fn codes<const N: usize>(lengths: &[u8; N]) -> [u32; N] {
         }
         let code = next[usize::from(len)];
         next[usize::from(len)] += 1;
-        code.reverse_bits() >> (32 - u32::from(len)) | u32::from(len) << 16
+        code.reverse_bits() >> (32 - u32::from(len)) | u32::from(len) << CODE_LENGTH
     })
 }
 

@@ -9,8 +9,10 @@ mod bits;
 mod deflate;
 mod fletcher32;
 mod huffman;
+mod inflate;
 mod lzf;
 mod repeats;
+mod runs;
 mod shuffle;
 
 use std::fmt;
@@ -44,18 +46,25 @@ impl Default for GzipLevel {
     }
 }
 
+/// The level at which [`Compression::Planes`] looks for sequences that repeat, and which it records.
+const PLANES_LEVEL: GzipLevel = GzipLevel(1);
+
 /// How a new dataset is compressed.
 ///
 /// ```
 /// use corallite_weights::Compression;
-/// assert_eq!("gzip".parse::<Compression>()?, Compression::default());
-/// assert_eq!(Compression::default().to_string(), "gzip:4");
+/// assert_eq!("planes".parse::<Compression>()?, Compression::default());
+/// assert_eq!("gzip".parse::<Compression>()?.to_string(), "gzip:4");
 /// assert!("gzip:10".parse::<Compression>().is_err());
 /// # Ok::<(), corallite_weights::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Compression {
-    /// `shuffle` + `gzip`, by an encoder that knows what float bytes look like.
+    /// `shuffle` + `gzip`, by an encoder that knows what float bytes look like. The fast one of two: sequences that repeat
+    /// are looked for at level 1.
+    #[default]
+    Planes,
+    /// The same, with sequences that repeat looked for at this level.
     Gzip(GzipLevel),
     /// `shuffle` + `lzf`, which every h5py reads.
     Lzf,
@@ -63,18 +72,12 @@ pub enum Compression {
     None,
 }
 
-impl Default for Compression {
-    /// `gzip:4`.
-    fn default() -> Self {
-        Self::Gzip(GzipLevel::default())
-    }
-}
-
 impl Compression {
     /// The HDF5 filter pipeline of a dataset with this compression and element size (in bytes).
     /// The bits of [`encode_chunk`]'s mask count along it. Elements of one byte need no shuffle.
     pub fn pipeline(self, element_size: usize) -> Vec<Filter> {
         let coder = match self {
+            Self::Planes => Filter::Deflate { level: PLANES_LEVEL.get() },
             Self::Gzip(level) => Filter::Deflate { level: level.get() },
             Self::Lzf => Filter::Lzf,
             Self::None => return Vec::new(),
@@ -89,14 +92,15 @@ impl FromStr for Compression {
     fn from_str(text: &str) -> Result<Self> {
         let level = |digits: &str| digits.parse().ok().and_then(GzipLevel::new).map(Self::Gzip);
         match text {
-            "gzip" => Some(Self::default()),
+            "planes" => Some(Self::Planes),
+            "gzip" => Some(Self::Gzip(GzipLevel::default())),
             "lzf" => Some(Self::Lzf),
             "none" => Some(Self::None),
             other => other.strip_prefix("gzip:").and_then(level),
         }
         .ok_or_else(|| {
             let text: String = text.chars().take(40).collect();
-            Error::unsupported(format!("compression `{text}`; use gzip, gzip:1 to gzip:9, lzf or none"))
+            Error::unsupported(format!("compression `{text}`; use planes, gzip, gzip:1 to gzip:9, lzf or none"))
         })
     }
 }
@@ -104,6 +108,7 @@ impl FromStr for Compression {
 impl fmt::Display for Compression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Planes => f.write_str("planes"),
             Self::Gzip(level) => write!(f, "gzip:{}", level.get()),
             Self::Lzf => f.write_str("lzf"),
             Self::None => f.write_str("none"),
@@ -161,7 +166,14 @@ pub struct Scratch {
     next: Vec<u8>,
     deflater: deflate::Deflater,
     lzf: lzf::Table,
-    inflater: Option<libdeflater::Decompressor>,
+    inflater: Inflater,
+}
+
+/// The two inflaters: ours, and the general one for what it does not know.
+#[derive(Default)]
+struct Inflater {
+    tables: inflate::Tables,
+    general: Option<libdeflater::Decompressor>,
 }
 
 impl Scratch {
@@ -216,7 +228,8 @@ pub fn encode_chunk(
         scratch.shuffled.as_slice()
     };
     let smaller = match compression {
-        Compression::Gzip(level) => {
+        Compression::Planes | Compression::Gzip(_) => {
+            let level = if let Compression::Gzip(level) = compression { level } else { PLANES_LEVEL };
             let plane_len = raw.len() / element_size;
             deflate::zlib(planes, plane_len, level, &mut scratch.deflater, out)?;
             out.len() < raw.len()
@@ -297,12 +310,7 @@ fn len_before(earlier: &[Filter], raw: usize) -> Result<usize> {
     })
 }
 
-fn apply(
-    filter: Filter,
-    input: &[u8],
-    target: &mut [u8],
-    inflater: &mut Option<libdeflater::Decompressor>,
-) -> Result<()> {
+fn apply(filter: Filter, input: &[u8], target: &mut [u8], inflater: &mut Inflater) -> Result<()> {
     match filter {
         Filter::Shuffle { element_size } => {
             if input.len() != target.len() || element_size == 0 {
@@ -313,8 +321,11 @@ fn apply(
             Ok(())
         }
         Filter::Deflate { .. } => {
-            let inflater = inflater.get_or_insert_with(libdeflater::Decompressor::new);
-            match inflater.zlib_decompress(input, target) {
+            if inflate::zlib(input, target, &mut inflater.tables) {
+                return Ok(());
+            }
+            let general = inflater.general.get_or_insert_with(libdeflater::Decompressor::new);
+            match general.zlib_decompress(input, target) {
                 Ok(len) if len == target.len() => Ok(()),
                 Ok(len) => Err(Error::filter("deflate", format!("{len} bytes instead of {}", target.len()))),
                 Err(error) => Err(Error::filter("deflate", error.to_string())),

@@ -1,7 +1,9 @@
 //! HDF5's shuffle: the first bytes of all elements, then all second bytes, and so on.
 //!
 //! Bytes after the last whole element follow unchanged. Written so that the compiler turns the
-//! inner loops into vector code: blocks of 64 elements of a size it knows.
+//! inner loops into vector code: blocks of 64 elements of a size it knows, each element an integer that is halved until
+//! bytes are left, for which every processor has instructions. That runs at the speed of memory already, so there
+//! is no code here for particular processors.
 
 const BLOCK: usize = 64;
 
@@ -53,10 +55,11 @@ fn shuffle_sized<const N: usize>(src: &[u8], dst: &mut [u8]) {
     let plane_len = elements.len();
     let (blocks, _) = elements.as_chunks::<BLOCK>();
     for (b, block) in blocks.iter().enumerate() {
-        for p in 0..N {
+        let mut rows = [[0u8; BLOCK]; N];
+        split(block, &mut rows);
+        for (p, row) in rows.iter().enumerate() {
             let at = p * plane_len + b * BLOCK;
-            let to = planes[at..at + BLOCK].iter_mut();
-            to.zip(block).for_each(|(to, element)| *to = element[p]);
+            planes[at..at + BLOCK].copy_from_slice(row);
         }
     }
     for (i, element) in elements.iter().enumerate().skip(blocks.len() * BLOCK) {
@@ -74,21 +77,72 @@ fn unshuffle_sized<const N: usize>(src: &[u8], dst: &mut [u8]) {
     let whole = plane_len / BLOCK * BLOCK;
     let (blocks, _) = elements.as_chunks_mut::<BLOCK>();
     for (b, block) in blocks.iter_mut().enumerate() {
-        // Gathered into arrays first: with known lengths the transposition becomes vector code.
         let mut rows = [[0u8; BLOCK]; N];
         for (p, row) in rows.iter_mut().enumerate() {
             let at = p * plane_len + b * BLOCK;
             row.copy_from_slice(&planes[at..at + BLOCK]);
         }
-        for (j, element) in block.iter_mut().enumerate() {
-            element.iter_mut().zip(&rows).for_each(|(to, row)| *to = row[j]);
-        }
+        join(&rows, block);
     }
     for (i, element) in elements.iter_mut().enumerate().skip(whole) {
         for (p, byte) in element.iter_mut().enumerate() {
             *byte = planes[p * plane_len + i];
         }
     }
+}
+
+/// The bytes of each place in the elements of a block.
+#[inline(always)]
+fn split<const N: usize>(block: &[[u8; N]; BLOCK], rows: &mut [[u8; BLOCK]; N]) {
+    // Four bytes at a time where there are so many: first to halves, then to bytes.
+    let (fours, rest) = rows.as_chunks_mut::<4>();
+    for (i, [a, b, c, d]) in fours.iter_mut().enumerate() {
+        let (mut low, mut high) = ([0u16; BLOCK], [0u16; BLOCK]);
+        for (j, element) in block.iter().enumerate() {
+            let value = element[4 * i..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+            (low[j], high[j]) = (value as u16, (value >> 16) as u16);
+        }
+        halve(&low, a, b);
+        halve(&high, c, d);
+    }
+    if let [a, b] = rest {
+        let mut halves = [0u16; BLOCK];
+        for (half, element) in halves.iter_mut().zip(block) {
+            *half = element[N - 2..].first_chunk().map_or(0, |bytes| u16::from_le_bytes(*bytes));
+        }
+        halve(&halves, a, b);
+    }
+}
+
+#[inline(always)]
+fn halve(values: &[u16; BLOCK], low: &mut [u8; BLOCK], high: &mut [u8; BLOCK]) {
+    for (j, value) in values.iter().enumerate() {
+        low[j] = *value as u8;
+        high[j] = (value >> 8) as u8;
+    }
+}
+
+/// Undoes [`split`].
+#[inline(always)]
+fn join<const N: usize>(rows: &[[u8; BLOCK]; N], block: &mut [[u8; N]; BLOCK]) {
+    let (fours, rest) = rows.as_chunks::<4>();
+    for (i, [a, b, c, d]) in fours.iter().enumerate() {
+        let (low, high) = (pair(a, b), pair(c, d));
+        for (j, element) in block.iter_mut().enumerate() {
+            let value = u32::from(low[j]) | u32::from(high[j]) << 16;
+            element[4 * i..4 * i + 4].copy_from_slice(&value.to_le_bytes());
+        }
+    }
+    if let [a, b] = rest {
+        for (element, half) in block.iter_mut().zip(pair(a, b)) {
+            element[N - 2..].copy_from_slice(&half.to_le_bytes());
+        }
+    }
+}
+
+#[inline(always)]
+fn pair(low: &[u8; BLOCK], high: &[u8; BLOCK]) -> [u16; BLOCK] {
+    std::array::from_fn(|j| u16::from(low[j]) | u16::from(high[j]) << 8)
 }
 
 #[cfg(test)]
