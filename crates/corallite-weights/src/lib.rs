@@ -38,7 +38,7 @@ pub mod tensor;
 pub mod values;
 
 pub use checkpoint::{AddOptions, Checkpoint, CheckpointInfo, Checkpoints, GcReport};
-pub use delta::{Delta, DeltaConfig, DeltaType};
+pub use delta::{Delta, DeltaConfig, DeltaEncoder, DeltaType};
 pub use dtype::{ByteOrder, Dtype, Kind};
 pub use error::{Error, Result};
 pub use filter::{Compression, Filter};
