@@ -51,7 +51,7 @@ pub(super) fn finite_differences(
     pairs(dtype, weight, reference, |values, base| {
         differences.clear();
         differences.extend(values.iter().zip(base).map(|(value, base)| value - base));
-        if differences.iter().any(|difference| !(difference.abs() <= f64::from(f32::MAX))) {
+        if !differences.iter().all(|difference| difference.abs() <= f64::from(f32::MAX)) {
             return Err(Error::unsupported(
                 "a lossy delta where the weight or the reference holds a NaN or an infinity, or where they differ by \
                  more than float32 holds; use the delta type `zigzag`",

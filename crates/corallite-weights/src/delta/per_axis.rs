@@ -22,7 +22,7 @@ pub(super) fn rows(shape: &[u64], elements: usize) -> (usize, usize) {
         [] | [_] => 1,
         [rows, ..] => *rows as usize,
     };
-    (rows, if rows == 0 { 0 } else { elements / rows })
+    (rows, elements.checked_div(rows).unwrap_or(0))
 }
 
 pub(super) fn encode(dtype: Dtype, shape: &[u64], weight: &[u8], reference: &[u8]) -> Result<Encoded> {
