@@ -89,6 +89,20 @@ pub enum Error {
         problem: String,
     },
 
+    /// A delta does not decode to a weight.
+    #[error(
+        "the delta to `{reference}` cannot be decoded: its `{field}` {problem}; \
+             give it the reference it was made with, or restore it from a backup"
+    )]
+    Delta {
+        /// The key of the reference that the delta names.
+        reference: WeightHash,
+        /// The field of the delta, or of its metadata, that is wrong.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+
     /// A chunk could not be taken through its filter pipeline.
     #[error("filter {filter}: {problem}; the chunk is damaged or its filter settings are wrong")]
     Filter {

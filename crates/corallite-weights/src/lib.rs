@@ -40,7 +40,7 @@ pub mod values;
 pub use checkpoint::{
     AddOptions, Added, Checkpoint, CheckpointInfo, Checkpoints, GcReport, RepackOptions, RepackReport,
 };
-pub use delta::{Delta, DeltaConfig, DeltaType};
+pub use delta::{Delta, DeltaConfig, DeltaEncoder, DeltaType};
 pub use dtype::{ByteOrder, Dtype, Kind};
 pub use error::{Error, Result};
 pub use filter::{Compression, Filter};

@@ -1,12 +1,26 @@
 //! Deltas: a weight as its difference to a reference, in the form coral's files hold.
 //!
-//! Owns the record, its dictionary form and its settings; `difference` is what makes them lossless.
+//! Owns the record and its dictionary form; [`DeltaEncoder`] makes them and applies them, one file for each family of types:
+//!
+//! - `lossless`: differences of bits, `difference` among them, which stored deltas use chunk by chunk;
+//! - `raw`: differences of floats, made exact by `exact`, the list of the elements that subtraction would change;
+//! - `quantized`, `sparse`, `per_axis`: the lossy ones, used only when asked for by name.
+//!
+//! A delta may come from a damaged or hostile file: decoding believes no length, shape or number in it, and allocates no more
+//! than a small multiple of the reference.
 
+mod config;
 mod difference;
-
-use std::convert::Infallible;
-use std::fmt;
-use std::str::FromStr;
+mod encoder;
+mod exact;
+mod fields;
+mod float;
+mod lossless;
+mod per_axis;
+mod quantized;
+mod raw;
+mod sparse;
+mod streams;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -16,71 +30,9 @@ use crate::dtype::{Dtype, ShapeText};
 use crate::error::{Error, Result};
 use crate::hash::WeightHash;
 
+pub use config::{DeltaConfig, DeltaType};
 pub use difference::{Difference, Order};
-
-/// How a delta's data encodes the difference.
-///
-/// ```
-/// use corallite_weights::DeltaType;
-/// assert_eq!("sparse".parse(), Ok(DeltaType::Sparse));
-/// assert_eq!("from_the_future".parse::<DeltaType>().unwrap().as_str(), "from_the_future");
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub enum DeltaType {
-    /// Raw `float32` differences.
-    #[default]
-    Float32Raw,
-    /// Differences quantized to `int8`, with scale and offset in the metadata.
-    Int8Quantized,
-    /// Differences quantized to `int16`, with scale and offset in the metadata.
-    Int16Quantized,
-    /// Pairs of index and value for the differences that are not about zero.
-    Sparse,
-    /// Raw `float32` differences, zlib-compressed.
-    Compressed,
-    /// A type this version does not know; loaded and stored unchanged.
-    Other(String),
-}
-
-impl DeltaType {
-    /// The name in files and dictionaries.
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Float32Raw => "float32_raw",
-            Self::Int8Quantized => "int8_quantized",
-            Self::Int16Quantized => "int16_quantized",
-            Self::Sparse => "sparse",
-            Self::Compressed => "compressed",
-            Self::Other(name) => name,
-        }
-    }
-}
-
-impl From<&str> for DeltaType {
-    fn from(name: &str) -> Self {
-        match name {
-            "float32_raw" => Self::Float32Raw,
-            "int8_quantized" => Self::Int8Quantized,
-            "int16_quantized" => Self::Int16Quantized,
-            "sparse" => Self::Sparse,
-            "compressed" => Self::Compressed,
-            other => Self::Other(other.to_owned()),
-        }
-    }
-}
-
-impl FromStr for DeltaType {
-    type Err = Infallible;
-    fn from_str(name: &str) -> std::result::Result<Self, Infallible> {
-        Ok(name.into())
-    }
-}
-
-impl fmt::Display for DeltaType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+pub use encoder::DeltaEncoder;
 
 /// A weight encoded as its difference to a reference weight.
 #[derive(Debug, Clone, PartialEq)]
@@ -179,83 +131,6 @@ impl Delta {
     }
 }
 
-/// Settings for making deltas, with coral's names and defaults.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DeltaConfig {
-    /// How differences are encoded.
-    pub delta_type: DeltaType,
-    /// Differences up to this size count as zero in a sparse delta.
-    pub sparse_threshold: f64,
-    /// Bits of a quantized difference, 8 or 16.
-    pub quantization_bits: u64,
-    /// zlib level of compressed deltas, 1 to 9.
-    pub compression_level: u64,
-    /// The largest size of a delta, as a share of the original.
-    pub max_delta_ratio: f64,
-    /// The least share of the original size that a delta must save.
-    pub min_compression_ratio: f64,
-    /// Weights below this many bytes are not made into deltas.
-    pub min_weight_size: u64,
-}
-
-impl Default for DeltaConfig {
-    fn default() -> Self {
-        Self {
-            delta_type: DeltaType::default(),
-            sparse_threshold: 1e-6,
-            quantization_bits: 8,
-            compression_level: 6,
-            max_delta_ratio: 1.0,
-            min_compression_ratio: 0.0,
-            min_weight_size: 512,
-        }
-    }
-}
-
-impl DeltaConfig {
-    const FIELDS: [&'static str; 7] = [
-        "delta_type",
-        "sparse_threshold",
-        "quantization_bits",
-        "compression_level",
-        "max_delta_ratio",
-        "min_compression_ratio",
-        "min_weight_size",
-    ];
-
-    /// The settings as a dictionary, in coral's form.
-    pub fn to_dict(&self) -> Value {
-        serde_json::json!({
-            "delta_type": self.delta_type.as_str(),
-            "sparse_threshold": self.sparse_threshold,
-            "quantization_bits": self.quantization_bits,
-            "compression_level": self.compression_level,
-            "max_delta_ratio": self.max_delta_ratio,
-            "min_compression_ratio": self.min_compression_ratio,
-            "min_weight_size": self.min_weight_size,
-        })
-    }
-
-    /// Settings from a dictionary; missing ones take their default, except `delta_type`.
-    ///
-    /// # Errors
-    /// [`Error::InvalidDict`] naming the missing, wrong or unknown field.
-    pub fn from_dict(dict: &Value) -> Result<Self> {
-        let dict = Dict::new("DeltaConfig", dict)?;
-        dict.only(&Self::FIELDS)?;
-        let default = Self::default();
-        Ok(Self {
-            delta_type: dict.text("delta_type")?.into(),
-            sparse_threshold: dict.number("sparse_threshold", default.sparse_threshold)?,
-            quantization_bits: dict.count("quantization_bits", default.quantization_bits)?,
-            compression_level: dict.count("compression_level", default.compression_level)?,
-            max_delta_ratio: dict.number("max_delta_ratio", default.max_delta_ratio)?,
-            min_compression_ratio: dict.number("min_compression_ratio", default.min_compression_ratio)?,
-            min_weight_size: dict.count("min_weight_size", default.min_weight_size)?,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,7 +164,7 @@ mod tests {
         all.push(Delta {
             data_dtype: big,
             original_dtype: big,
-            delta_type: DeltaType::Other("zigzag".into()),
+            delta_type: DeltaType::Other("from_the_future".into()),
             ..delta()
         });
         for delta in all {
@@ -310,21 +185,5 @@ mod tests {
             assert!(Delta::from_dict(&broken, bytes.clone()).is_err(), "{key}");
         }
         assert!(matches!(Delta::from_dict(&dict, bytes.slice(1..)), Err(Error::ShapeMismatch { .. })));
-    }
-
-    /// The dictionary that `DeltaConfig().to_dict()` gives in coral-ml 1.0.0.
-    #[test]
-    fn the_default_settings_are_corals() {
-        let coral = serde_json::json!({
-            "delta_type": "float32_raw", "sparse_threshold": 1e-06, "quantization_bits": 8, "compression_level": 6,
-            "max_delta_ratio": 1.0, "min_compression_ratio": 0.0, "min_weight_size": 512
-        });
-        assert_eq!(DeltaConfig::default().to_dict(), coral);
-        assert_eq!(DeltaConfig::from_dict(&coral).unwrap(), DeltaConfig::default());
-        let changed = serde_json::json!({"delta_type": "sparse", "quantization_bits": 16});
-        let config = DeltaConfig::from_dict(&changed).unwrap();
-        assert_eq!((config.delta_type, config.quantization_bits, config.min_weight_size), (DeltaType::Sparse, 16, 512));
-        assert!(DeltaConfig::from_dict(&serde_json::json!({})).is_err());
-        assert!(DeltaConfig::from_dict(&serde_json::json!({"delta_type": "sparse", "x": 1})).is_err());
     }
 }
