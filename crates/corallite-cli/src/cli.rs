@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    add, backup, completions, export, gc, info, link, links, load_links, log, ls, migrate, restore, rm, rollback, show,
-    unlink, verify,
+    add, backup, completions, export, gc, info, link, links, load_links, log, ls, migrate, repack, restore, rm,
+    rollback, show, unlink, verify,
 };
 
 const EXIT_CODES: &str = "\
@@ -17,7 +17,7 @@ Exit codes:
     5  the store is busy: another program is writing it
     6  a name is not there, or is taken already
     7  the disk is full or failed
-  130  interrupted; the store is as it was before (load-links: with the batches that were durable)
+  130  interrupted; the store is as it was before (load-links, repack: with the part that was durable)
 
 Examples:
   corallite add models.h5 base.safetensors tuned.safetensors
@@ -59,6 +59,7 @@ pub(crate) enum Command {
     Export(export::Arguments),
     Rm(rm::Arguments),
     Gc(gc::Arguments),
+    Repack(repack::Arguments),
     Info(info::Arguments),
     Verify(verify::Arguments),
     Log(log::Arguments),

@@ -76,3 +76,8 @@ pub(crate) fn check_alone(target: &Path) -> Result<(), Failure> {
         None => Ok(()),
     }
 }
+
+/// The length of a store's file; what is wrong with one that has none is for the opening to say.
+pub(crate) fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |found| found.len())
+}

@@ -23,6 +23,9 @@ Examples:
   corallite add models.h5 checkpoints/*.safetensors        all in one commit
   corallite add models.h5 big.safetensors --compression none   stored as it is, to be mapped into memory";
 
+/// Deltas that may lie one on another, where nothing else is asked for.
+pub(super) const CHAIN: u8 = 8;
+
 /// Add safetensors files as checkpoints
 ///
 /// Creates the store if there is none. A weight that is stored already, by whatever checkpoint and under whatever name,
@@ -54,7 +57,7 @@ pub(crate) struct Arguments {
     ///
     /// A weight is stored as the difference to one of an earlier checkpoint where that is smaller. Reading it reads the
     /// weights it is a difference to.
-    #[arg(long, value_name = "DELTAS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(..=32))]
+    #[arg(long, value_name = "DELTAS", default_value_t = CHAIN, value_parser = clap::value_parser!(u8).range(..=32))]
     chain: u8,
 }
 

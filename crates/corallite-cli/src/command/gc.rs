@@ -1,6 +1,6 @@
 //! `corallite gc`: the space of weights that no checkpoint needs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use corallite::file::Mode;
@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::exit::{Exit, Failure};
 use crate::opened;
 use crate::output::Output;
+use crate::place::length;
 use crate::text::{bytes, counted, printable};
 use crate::work::Work;
 
@@ -75,9 +76,4 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
         )
     })?;
     Ok(Exit::Ok)
-}
-
-/// The file's length; what is wrong with a file that has none is for the opening to say.
-fn length(path: &Path) -> u64 {
-    std::fs::metadata(path).map_or(0, |found| found.len())
 }

@@ -12,6 +12,7 @@ pub(crate) mod load_links;
 pub(crate) mod log;
 pub(crate) mod ls;
 pub(crate) mod migrate;
+pub(crate) mod repack;
 pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod rollback;
@@ -42,6 +43,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<Exit, Failure> {
         Command::LoadLinks(arguments) => load_links::run(&arguments, output),
         Command::Migrate(arguments) => migrate::run(&arguments, output),
         Command::Backup(arguments) => backup::run(&arguments, output),
+        Command::Repack(arguments) => repack::run(&arguments, output),
         Command::Restore(arguments) => restore::run(&arguments, output),
         Command::Completions(arguments) => completions::run(&arguments, output),
     }

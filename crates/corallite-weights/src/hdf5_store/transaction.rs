@@ -334,3 +334,55 @@ fn check_text(metadata: &WeightMetadata) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delta::{Difference, Order};
+    use crate::dtype::Dtype;
+    use crate::hdf5_store::Hdf5Options;
+    use crate::hdf5_store::attributes::DeltaOf;
+    use crate::store::WeightStore;
+
+    /// Weights that are each the difference to the one before, and the first to the last: no store makes that.
+    #[test]
+    fn a_circle_of_bases_is_damage_and_no_hang() {
+        let store = Hdf5Store::memory(Hdf5Options::new()).unwrap();
+        let weights: Vec<WeightTensor> = (0..3_u8)
+            .map(|first| {
+                let data: Vec<u8> = (0..8192_u32).map(|index| if index == 0 { first } else { index as u8 }).collect();
+                WeightTensor::new("w", vec![2048], Dtype::F32, data).unwrap()
+            })
+            .collect();
+        let keys: Vec<WeightHash> = weights.iter().map(|weight| store.store(weight, None).unwrap()).collect();
+        for index in [1, 2, 0] {
+            let base = &keys[(index + 2) % 3];
+            store
+                .transaction::<_, Error>(|transaction| {
+                    let find = |key| Stored::find(transaction.inner, transaction.file(), key);
+                    let (stored, base) = (find(&keys[index])?.unwrap(), find(base)?.unwrap());
+                    let description = stored.description.clone();
+                    let new = New {
+                        key: keys[index].clone(),
+                        dtype: Dtype::F32,
+                        shape: vec![2048],
+                        data: weights[index].data()?,
+                        place: None,
+                        base: None,
+                        description: Arc::new(description.clone()),
+                    };
+                    let delta = DeltaOf { reference: base.key.clone(), order: Order::Natural, chunk: vec![2048] };
+                    let difference = Difference::new(Dtype::F32, Order::Natural).unwrap();
+                    let chosen = Chosen { difference, delta, base: Arc::new(base) };
+                    transaction.unlink_weight(&keys[index])?;
+                    transaction.write(vec![new], vec![description], vec![Some(chosen)], &Unwatched)?;
+                    Ok(())
+                })
+                .unwrap();
+        }
+        let Err(Error::Damaged { problem, .. }) = store.load(&keys[0]) else { panic!("a circle was read") };
+        assert!(problem.contains("a circle"), "{problem}");
+        assert_eq!(store.verify(&Unwatched).unwrap().damaged.len(), 3);
+        assert!(matches!(store.delete(&keys[0]), Err(Error::InUse { .. })));
+    }
+}
