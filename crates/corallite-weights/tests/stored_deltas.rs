@@ -383,6 +383,8 @@ fn repacking_keeps_every_weight_and_its_metadata() -> Outcome {
         assert_eq!(all(&store), before);
         run.check(&store)?;
         assert_eq!(store.load(&mine)?.unwrap().data()?, weight.data()?);
+        let (file, held) = (store.file_bytes()?, report.bytes_after);
+        assert!(file < 2 * held + (1 << 20), "{file} bytes for {held} of weights");
         // Once more has nothing to do.
         assert_eq!(checkpoints.repack(options)?.rewritten, 0);
     }

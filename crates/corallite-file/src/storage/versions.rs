@@ -88,6 +88,12 @@ impl Storage {
         self.with(|open| Ok(open.pager.applied()))
     }
 
+    /// Bytes within the file that hold nothing, as of the last commit: what is added next goes there first, as far as no
+    /// earlier commit that can be rolled back to has them. Of very many pieces the smallest are not counted.
+    pub fn free_bytes(&self) -> Result<u64> {
+        self.with(|open| Ok(open.pager.committed().free.iter().map(|extent| extent.length).sum()))
+    }
+
     /// What is wrong with the bytes behind the end of the HDF5 data, if anything; data is never there.
     pub fn trailer_problem(&self) -> Result<Option<String>> {
         self.with(|open| Ok(open.pager.trailer_problem().map(str::to_owned)))

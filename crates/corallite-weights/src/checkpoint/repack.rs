@@ -19,6 +19,9 @@ use crate::store::WeightStore;
 /// Bytes of tensors that are rewritten in one commit, if nothing is said.
 const BATCH: u64 = 128 << 20;
 
+/// How often what lies at the file's end is moved, at most.
+const PASSES: usize = 3;
+
 /// How a store is repacked.
 #[derive(Clone, Copy)]
 pub struct RepackOptions<'a> {
@@ -131,6 +134,7 @@ impl Checkpoints<'_> {
         // What no checkpoint has, such as a base that only differences need.
         self.repack_all(&all, &[], &mut done, options, &mut report)?;
         self.give_up_versions()?;
+        self.move_down(&all, options)?;
         report.bytes_after = self.stored_bytes()?;
         Ok(report)
     }
@@ -163,7 +167,50 @@ impl Checkpoints<'_> {
                 batch.rewrite(&transaction, &transaction.bases(recent), options.watch, report)
             })?;
             // Else every commit's old data would stay until the last.
-            self.store.storage().expire_versions()?;
+            self.give_up_versions()?;
+        }
+        Ok(())
+    }
+
+    /// Moves what lies at the file's end into the free space before it, so that the file becomes as short as what it holds.
+    fn move_down(&self, keys: &[WeightHash], options: RepackOptions<'_>) -> Result<()> {
+        for _ in 0..PASSES {
+            let storage = self.store.storage();
+            let (length, free) = (self.store.file_bytes()?, storage.free_bytes()?);
+            let enough = length - free.min(length);
+            if free < length / 16 {
+                return Ok(());
+            }
+            let snapshot = self.store.snapshot()?;
+            let mut beyond = Vec::new();
+            for key in keys {
+                let found = Stored::find(snapshot.as_ref(), snapshot.file(), key);
+                if let Ok(Some(stored)) = found
+                    && stored.end() > enough
+                {
+                    beyond.push((stored.end(), key.clone()));
+                }
+            }
+            drop(snapshot);
+            // The last ones first: they are what makes it long.
+            beyond.sort_unstable_by_key(|(end, _)| std::cmp::Reverse(*end));
+            let mut keys = beyond.into_iter().map(|(_, key)| key).peekable();
+            while keys.peek().is_some() {
+                stop_if_cancelled(options.watch)?;
+                self.store.transaction(|transaction| {
+                    let mut batch = Batch::default();
+                    let mut ignored = RepackReport::default();
+                    while let Some(key) = keys.next_if(|_| batch.bytes < options.batch_bytes.max(1)) {
+                        batch.read(transaction, &key, &mut ignored)?;
+                    }
+                    let compression = options.compression.unwrap_or(self.store.compression());
+                    batch.rewrite_as_is(&transaction.with_compression(compression))
+                })?;
+                self.give_up_versions()?;
+            }
+            if self.store.file_bytes()? >= length {
+                return Ok(());
+            }
         }
         Ok(())
     }
@@ -217,6 +264,14 @@ impl Batch {
         Ok(())
     }
 
+    /// Writes everything to another place.
+    fn rewrite_as_is(self, transaction: &WeightTransaction<'_>) -> Result<()> {
+        let chosen = self.stored.iter().map(Stored::chosen).collect();
+        transaction.put_aside(self.new.iter().map(|weight| &weight.key))?;
+        transaction.write(self.new, self.descriptions, chosen, &Unwatched)?;
+        transaction.drop_aside()
+    }
+
     /// Writes anew what is better stored in another way.
     fn rewrite(
         self,
@@ -236,12 +291,13 @@ impl Batch {
                 watch.advance(weight.data.len() as u64);
                 continue;
             }
-            transaction.unlink_weight(&weight.key)?;
             new.push(weight);
             descriptions.push(description);
             kept.push(chosen);
         }
+        transaction.put_aside(new.iter().map(|weight| &weight.key))?;
         let tally = transaction.write(new, descriptions, kept, watch)?;
+        transaction.drop_aside()?;
         report.rewritten += tally.new;
         report.deltas += tally.deltas;
         Ok(())

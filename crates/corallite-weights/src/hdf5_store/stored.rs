@@ -12,6 +12,7 @@ use corallite_file::{
 use rayon::prelude::*;
 
 use super::attributes::{self, Description, Unreadable};
+use super::base::Chosen;
 use super::geometry::Chunks;
 use super::library::{self, Layout};
 use super::{DELTAS, WEIGHTS};
@@ -205,6 +206,18 @@ impl Body {
             Form::Contiguous { .. } | Form::Held(_) => self.length,
             Form::Library(dataset) => library::stored_bytes(dataset),
             Form::Difference { encoded, .. } => encoded.stored_bytes(),
+        }
+    }
+
+    /// Where the last of its bytes ends in the file; 0 where that is not known.
+    pub(crate) fn end(&self) -> u64 {
+        match &self.form {
+            Form::Chunked { locations, .. } => {
+                locations.iter().flatten().map(|chunk| chunk.offset.saturating_add(chunk.length)).max().unwrap_or(0)
+            }
+            Form::Contiguous { offset } => offset.saturating_add(self.length),
+            Form::Difference { encoded, .. } => encoded.end(),
+            Form::Held(_) | Form::Library(_) | Form::Empty => 0,
         }
     }
 
@@ -514,6 +527,13 @@ impl Stored {
             Form::Difference { base, .. } => Some(base),
             _ => None,
         }
+    }
+
+    /// What it is stored as, to be stored so again.
+    pub(crate) fn chosen(&self) -> Option<Chosen> {
+        let Form::Difference { difference, base, .. } = &self.body.form else { return None };
+        let delta = self.description.delta.clone()?;
+        Some(Chosen { difference: *difference, delta, base: Arc::clone(base) })
     }
 
     /// How many deltas have to be applied one after another to read it; 0 for a weight that is stored whole.

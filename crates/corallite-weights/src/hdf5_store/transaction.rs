@@ -18,6 +18,9 @@ use crate::filter::Compression;
 use crate::hash::WeightHash;
 use crate::tensor::{WeightMetadata, WeightTensor};
 
+/// The group of weights that are being replaced; in no commit.
+const ASIDE: &str = "aside";
+
 impl Hdf5Store {
     /// Runs `change` as one commit: everything it does through the [`WeightTransaction`] becomes durable together, or
     /// nothing does.
@@ -282,6 +285,26 @@ impl WeightTransaction<'_> {
         }
         deltas::set_count(self.inner, deltas::count_weights(self.inner, self.inner.file())?.saturating_sub(1))?;
         self.unlink(DELTAS, key.as_str())
+    }
+
+    /// Puts weights out of the way of others of the same keys. Until [`Self::drop_aside`] their bytes stay readable: what is
+    /// unlinked may lie behind the end of the file at once.
+    pub(crate) fn put_aside<'k>(&self, keys: impl IntoIterator<Item = &'k WeightHash>) -> Result<()> {
+        let file = self.inner.file();
+        let fail = |error: corallite_file::hdf5::Error| self.inner.explain("put weights aside", &error);
+        file.create_group(ASIDE).map_err(fail)?;
+        let mut deltas = 0;
+        for (key, number) in keys.into_iter().zip(0_u64..) {
+            let Some(parent) = self.place_of(key)? else { continue };
+            deltas += u64::from(parent == DELTAS);
+            file.relink(&format!("{parent}/{key}"), &format!("{ASIDE}/{number}")).map_err(fail)?;
+        }
+        deltas::set_count(self.inner, deltas::count_weights(self.inner, file)?.saturating_sub(deltas))
+    }
+
+    /// Removes what was put aside.
+    pub(crate) fn drop_aside(&self) -> Result<()> {
+        Ok(self.inner.file().unlink(ASIDE).map_err(|error| self.inner.explain("drop what was put aside", &error))?)
     }
 
     /// The group that a weight lies in.
