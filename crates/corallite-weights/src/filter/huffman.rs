@@ -163,33 +163,67 @@ fn run_lengths(value: u8, mut count: usize, symbols: &mut Vec<(u8, u8)>) {
 
 /// Lengths of a complete prefix code for these weights, none above `max`; 0 for weight 0.
 ///
-/// Huffman's construction over sorted weights with two queues, then lengths above `max` are cut and
-/// the code is made complete again at the cost of the rarest symbols that have room.
+/// Huffman's construction over sorted weights with two queues. While its codes are too long, it is repeated with the least
+/// weights raised, which comes near the best code of limited length; cutting codes off does not, where many symbols are
+/// rare, as the values of differences are.
 fn code_lengths<const N: usize>(weights: &[u32; N], max: usize) -> [u8; N] {
     let mut lengths = [0u8; N];
     // The weight, and its symbol in the lower bits.
     let mut sorted = [0u64; N];
-    let mut n = 0;
+    let (mut n, mut total) = (0, 0);
     for (symbol, &weight) in (0u64..).zip(weights).filter(|(_, weight)| **weight > 0) {
         sorted[n] = u64::from(weight) << 16 | symbol;
+        total += u64::from(weight);
         n += 1;
     }
     let sorted = &mut sorted[..n];
     sorted.sort_unstable();
-    let symbols = sorted.iter().map(|entry| (entry & 0xffff) as usize);
-    if n < 2 {
-        symbols.for_each(|i| lengths[i] = 1);
-        return lengths;
+    let mut of_length = [0usize; DEEPEST + 1];
+    match n {
+        0 => return lengths,
+        1 => of_length[1] = 1,
+        _ => {
+            let mut least = 0;
+            let mut step = (total >> max >> 1).max(1);
+            while !lengths_at_least::<N>(sorted, least, max, &mut of_length) {
+                // Once all weights are the same, the code is as short as can be.
+                least += step;
+                step += step / 4;
+            }
+        }
     }
+    // The lightest symbols take the longest codes.
+    let mut lightest = sorted.iter().map(|entry| (entry & 0xffff) as usize);
+    for len in (1..=max).rev() {
+        for symbol in lightest.by_ref().take(of_length[len]) {
+            lengths[symbol] = len as u8;
+        }
+    }
+    lengths
+}
+
+/// Counts of longer codes are not kept apart.
+const DEEPEST: usize = 15;
+
+/// Counts the code lengths of Huffman's code for two or more sorted weights, none taken for less than `least`. Says whether
+/// all are at most `max`.
+fn lengths_at_least<const N: usize>(
+    sorted: &[u64],
+    least: u64,
+    max: usize,
+    of_length: &mut [usize; DEEPEST + 1],
+) -> bool {
+    let n = sorted.len();
+    let weight = |leaf: usize| (sorted[leaf] >> 16).max(least);
     // Inner nodes in the order they are made, which is by weight too. Parents are inner nodes.
     let (mut inner_weight, mut leaf_parent, mut inner_parent) = ([0u64; N], [0u16; N], [0u16; N]);
     let (mut leaf, mut inner) = (0, 0);
     for node in 0..n - 1 {
         let mut lightest = || {
-            if leaf < n && (inner >= node || sorted[leaf] >> 16 <= inner_weight[inner]) {
+            if leaf < n && (inner >= node || weight(leaf) <= inner_weight[inner]) {
                 leaf_parent[leaf] = node as u16;
                 leaf += 1;
-                sorted[leaf - 1] >> 16
+                weight(leaf - 1)
             } else {
                 inner_parent[inner] = node as u16;
                 inner += 1;
@@ -203,29 +237,15 @@ fn code_lengths<const N: usize>(weights: &[u32; N], max: usize) -> [u8; N] {
     for node in (0..n - 2).rev() {
         depth[node] = depth[usize::from(inner_parent[node])] + 1;
     }
-    let mut of_length = [0usize; 16];
+    // The lightest leaf is the deepest.
+    if usize::from(depth[usize::from(leaf_parent[0])]) >= max {
+        return false;
+    }
+    of_length.fill(0);
     for &parent in &leaf_parent[..n] {
-        of_length[(usize::from(depth[usize::from(parent)]) + 1).min(max)] += 1;
+        of_length[usize::from(depth[usize::from(parent)]) + 1] += 1;
     }
-    // Kraft's sum in units of the longest code; above `full` no such code exists.
-    let full = 1usize << max;
-    let mut kraft: usize = (1..=max).map(|len| of_length[len] << (max - len)).sum();
-    while kraft > full {
-        // The longest code shorter than `max` becomes one longer, and a code of `max` its sibling.
-        let Some(len) = (1..max).rev().find(|&len| of_length[len] > 0) else { break };
-        of_length[len] -= 1;
-        of_length[len + 1] += 2;
-        of_length[max] -= 1;
-        kraft -= 1;
-    }
-    // The lightest symbols take the longest codes.
-    let mut lightest = symbols;
-    for len in (1..=max).rev() {
-        for symbol in lightest.by_ref().take(of_length[len]) {
-            lengths[symbol] = len as u8;
-        }
-    }
-    lengths
+    true
 }
 
 /// The canonical codes of these lengths, bits reversed as deflate writes them.
