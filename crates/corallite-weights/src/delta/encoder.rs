@@ -3,10 +3,12 @@
 //! Owns what all types share: which pairs make a delta, the label `lossless` and the hash that a lossless delta is checked by,
 //! and that a delta is applied to the reference it names and to no other.
 
+use bytes::Bytes;
+
 use super::fields::{Checked, Encoded, Fields, Wrong, wrong};
 use super::{Delta, DeltaConfig, DeltaType, OBJECT_OVERHEAD};
 use super::{float, lossless, per_axis, quantized, raw, sparse};
-use crate::dtype::ShapeText;
+use crate::dtype::{Dtype, ShapeText};
 use crate::error::{Error, Result};
 use crate::hash::{WeightHash, content_hash, coral_hash};
 use crate::tensor::{WeightMetadata, WeightTensor};
@@ -198,8 +200,10 @@ impl DeltaEncoder {
             problem: wrong.problem,
         };
         check_reference(delta, reference, &base).map_err(explain)?;
+        let dtype = delta.original_dtype;
+        let base = if dtype == reference.dtype() { base } else { swapped(dtype, &base) };
         let decoded = decode(delta, &base).map_err(explain)?;
-        let metadata = WeightMetadata { hash: None, ..reference.metadata().clone() };
+        let metadata = WeightMetadata { hash: None, dtype, ..reference.metadata().clone() };
         WeightTensor::from_metadata(metadata, decoded)
     }
 }
@@ -217,7 +221,10 @@ fn check_reference(delta: &Delta, reference: &WeightTensor, base: &[u8]) -> Chec
             format!("is {} and the reference's is {}", ShapeText(&delta.original_shape), ShapeText(shape)),
         );
     }
-    if delta.original_dtype != dtype {
+    let is_other_order = delta.original_dtype.with_byte_order(dtype.byte_order()) == dtype;
+    // Coral turns big-endian weights round when it loads them, and takes its deltas to what it loaded.
+    let is_turned = is_other_order && !delta.metadata.contains_key(LOSSLESS);
+    if delta.original_dtype != dtype && !is_turned {
         return wrong("original_dtype", format!("is {} and the reference's is {dtype}", delta.original_dtype));
     }
     let wanted = &delta.reference_hash;
@@ -229,6 +236,13 @@ fn check_reference(delta: &Delta, reference: &WeightTensor, base: &[u8]) -> Chec
         return Ok(());
     }
     wrong("reference_hash", "names another weight than the one given")
+}
+
+/// The same numbers in the other byte order.
+fn swapped(dtype: Dtype, bytes: &Bytes) -> Bytes {
+    let mut swapped = bytes.to_vec();
+    swapped.chunks_exact_mut(dtype.swap_size()).for_each(<[u8]>::reverse);
+    swapped.into()
 }
 
 /// The bytes of the weight.
