@@ -485,10 +485,10 @@ fn unlabelled_deltas_decode_as_coral_decodes_them() {
     let sides = json!({"num_rows": 2, "num_cols": 2, "num_elements": 4, "original_shape": [2, 2]});
     f32_out(DeltaType::PerAxisScaled, (Dtype::U8, vec![9], signs), sides, [3.0, -8.0, -0.25, 10.0]);
 
-    let raw = (Dtype::F32, shape, floats(&[1.9, 27.9, -2.5, -0.9]));
+    let raw = (Dtype::F32, shape, floats(&[1.9, 28.9, -2.5, -0.9]));
     let (delta, reference) = coral(DeltaType::Float32Raw, Dtype::I8, raw.clone(), json!({}));
     let back = DeltaEncoder::default().decode_delta(&delta, &reference).unwrap().data().unwrap();
-    assert_eq!(back, vec![2, 127, (-3_i8) as u8, 0]);
+    assert_eq!(back, vec![2, 0x80, (-3_i8) as u8, 0], "128 wraps around");
     let (delta, reference) = coral(DeltaType::Float32Raw, Dtype::I64, raw, json!({}));
     let back = DeltaEncoder::default().decode_delta(&delta, &reference).unwrap().data().unwrap();
     let wanted: Vec<u8> = [2_i64, 1 << 60, -3, 0].iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -684,10 +684,12 @@ fn a_damaged_lossy_delta_is_refused_by_field() {
 
 #[test]
 fn integers_outside_their_range_and_dtypes_without_sums_are_refused() {
-    let raw = (Dtype::F32, vec![2, 2], floats(&[1.0, 28.0, 0.0, 0.0]));
-    let (delta, reference) = coral(DeltaType::Float32Raw, Dtype::I8, raw, json!({}));
-    let error = DeltaEncoder::default().decode_delta(&delta, &reference).unwrap_err();
-    assert!(matches!(error, Error::Delta { field: "data", .. }), "{error}");
+    for (dtype, far) in [(Dtype::I8, 3e9), (Dtype::I8, f32::NAN), (Dtype::I64, 9e18), (Dtype::I64, f32::NEG_INFINITY)] {
+        let raw = (Dtype::F32, vec![2, 2], floats(&[1.0, far, 0.0, 0.0]));
+        let (delta, reference) = coral(DeltaType::Float32Raw, dtype, raw, json!({}));
+        let error = DeltaEncoder::default().decode_delta(&delta, &reference).unwrap_err();
+        assert!(matches!(error, Error::Delta { field: "data", .. }), "{error}");
+    }
     for dtype in [Dtype::BOOL, Dtype::F8_E4M3, Dtype::I32, Dtype::C64] {
         let zeros = tensor(dtype, &[2], vec![0; 2 * dtype.item_size().unwrap()]);
         for delta_type in DeltaType::ALL.into_iter().filter(|delta_type| !BY_BITS.contains(delta_type)) {

@@ -222,7 +222,7 @@ fn check_reference(delta: &Delta, reference: &WeightTensor, base: &[u8]) -> Chec
         );
     }
     let is_other_order = delta.original_dtype.with_byte_order(dtype.byte_order()) == dtype;
-    // Coral turns big-endian weights round when it loads them, and takes its deltas to what it loaded.
+    // Coral's files do not say that a delta is big-endian; what it decodes is little-endian then.
     let is_turned = is_other_order && !delta.metadata.contains_key(LOSSLESS);
     if delta.original_dtype != dtype && !is_turned {
         return wrong("original_dtype", format!("is {} and the reference's is {dtype}", delta.original_dtype));
