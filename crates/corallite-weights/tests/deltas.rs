@@ -301,6 +301,32 @@ fn what_subtraction_would_lose_is_listed_and_too_much_of_it_refused() {
 }
 
 #[test]
+fn negative_zeros_that_did_not_change_need_no_list() {
+    let zeros = f32s(&[-0.0; 5000]);
+    for delta_type in [DeltaType::Float32Raw, DeltaType::Compressed, DeltaType::ExponentMantissa] {
+        let encoder = encoder(delta_type);
+        let delta = encoder.encode_delta(&zeros, &zeros).unwrap();
+        assert!(!delta.metadata.contains_key("exact"));
+        assert_eq!(encoder.decode_delta(&delta, &zeros).unwrap().data().unwrap(), zeros.data().unwrap());
+    }
+}
+
+#[test]
+fn a_lossy_delta_that_would_round_a_number_to_infinity_is_refused() {
+    let halves = |values: [f32; 3]| {
+        let bytes = values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect();
+        tensor(Dtype::F16, &[3], bytes)
+    };
+    // The middle difference is 290 below its level, and 290 more than the weight is past the largest float16.
+    let (weight, reference) = (halves([65504.0, 65504.0, -65504.0]), halves([-65504.0, -480.0, 65504.0]));
+    let encoder = encoder(DeltaType::Int8Quantized);
+    match encoder.encode_delta(&weight, &reference) {
+        Err(error) => assert!(error.to_string().contains("infinite"), "{error}"),
+        Ok(delta) => panic!("{:?}", delta.metadata),
+    }
+}
+
+#[test]
 fn deltas_come_back_from_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = Hdf5Store::open(folder.path().join("deltas.h5"), Hdf5Options::new()).unwrap();

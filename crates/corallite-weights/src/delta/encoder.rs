@@ -10,7 +10,7 @@ use super::{Delta, DeltaConfig, DeltaType, OBJECT_OVERHEAD};
 use super::{float, lossless, per_axis, quantized, raw, sparse};
 use crate::dtype::{Dtype, ShapeText};
 use crate::error::{Error, Result};
-use crate::hash::{WeightHash, content_hash, coral_hash};
+use crate::hash::{content_hash, coral_hash};
 use crate::tensor::{WeightMetadata, WeightTensor};
 
 /// The metadata that every delta made here carries; coral's lack them.
@@ -228,11 +228,9 @@ fn check_reference(delta: &Delta, reference: &WeightTensor, base: &[u8]) -> Chec
         return wrong("original_dtype", format!("is {} and the reference's is {dtype}", delta.original_dtype));
     }
     let wanted = &delta.reference_hash;
-    let has = |key: WeightHash| key == *wanted;
-    if reference.store_ref() == Some(wanted) || has(content_hash(dtype, shape, base)) {
-        return Ok(());
-    }
-    if has(coral_hash(dtype, shape, base)) {
+    let is_it = reference.store_ref() == Some(wanted)
+        || *wanted == if wanted.is_content_hash() { content_hash } else { coral_hash }(dtype, shape, base);
+    if is_it {
         return Ok(());
     }
     wrong("reference_hash", "names another weight than the one given")
