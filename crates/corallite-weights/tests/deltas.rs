@@ -730,6 +730,23 @@ fn integers_outside_their_range_and_dtypes_without_sums_are_refused() {
     }
 }
 
+/// An element of 16 bytes does not fit into a number of the list; nothing here writes such a list.
+#[test]
+fn a_list_for_elements_wider_than_its_numbers_is_refused() {
+    let reference = tensor(Dtype::C128, &[2], vec![0; 32]);
+    let raw = (Dtype::F32, vec![2], floats(&[1.0, 2.0]));
+    let list = json!({"exact": {"at": [0], "bits": [1]}});
+    let (delta, _) = coral(DeltaType::Float32Raw, Dtype::F32, raw, list);
+    let reference_hash = reference.content_hash().unwrap();
+    let delta = Delta { original_shape: vec![2], original_dtype: Dtype::C128, reference_hash, ..delta };
+    let error = DeltaEncoder::default().decode_delta(&delta, &reference).unwrap_err();
+    assert!(matches!(error, Error::Delta { field: "exact", .. }), "{error}");
+    let delta = Delta { metadata: Map::new(), ..delta };
+    let back = DeltaEncoder::default().decode_delta(&delta, &reference).unwrap().data().unwrap();
+    let wanted: Vec<u8> = [1.0_f64, 0.0, 2.0, 0.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+    assert_eq!(back, wanted);
+}
+
 #[test]
 fn settings_that_mean_nothing_are_refused() {
     let zeros = f32s(&[0.0; 4]);
