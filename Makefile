@@ -40,6 +40,7 @@ test-rust: cmake python
 	CORALLITE_TEST_PYTHON="$(TEST_PYTHON)" $(CARGO) test --workspace --locked
 
 test-python: build-debug python
+	$(CARGO) build --locked --package corallite-weights --example delta
 	CORALLITE_BIN="$(DEBUG_BIN)" "$(TEST_PYTHON)" -m pytest -c tests/python/pytest.ini $(PYTEST_ARGS) tests/python
 
 build: cmake ## The release binary, target/release/corallite

@@ -17,6 +17,7 @@ fn main() -> std::io::Result<()> {
         ("journal", journal()),
         ("store_file", store()),
         ("links_log", links_log()),
+        ("deltas", deltas()),
     ] {
         let folder = corpus.join(target);
         std::fs::create_dir_all(&folder)?;
@@ -163,5 +164,36 @@ fn links_log() -> Seeds {
         ("forged-number", with(FORGED | MACS | WRITE, &field(60, 7, u64::MAX))),
         ("forged-count", with(FORGED | MACS, &field(2, 9, u64::MAX))),
         ("forged-content-without-the-key", with(FORGED | WRITE, &field(60, 8, 1))),
+    ]
+}
+
+fn deltas() -> Seeds {
+    const FORGED: u8 = 0;
+    const DAMAGED: u8 = 1;
+    const F16: u8 = 13;
+    const F32: u8 = 17;
+    // A type's place in `DeltaType::ALL`, a dtype's in `Dtype::ALL`, rows of four, and how alike the two are.
+    let of = |how: u8, delta_type: u8, dtype: u8, rows: u8, likeness: u8, rest: &[u8]| {
+        [&[how, delta_type, dtype, rows], 0x1234_5678_u64.to_le_bytes().as_slice(), &[likeness], rest].concat()
+    };
+    let damaged = |delta_type: u8, rest: &[u8]| of(DAMAGED, delta_type, F32, 8, 1, rest);
+    let overwrite = [1, 0, 9, 0, 0, 0, 2, 0xff, 0xff];
+    vec![
+        ("zigzag-intact", damaged(0, &[])),
+        ("zigzag-of-big-endian", of(DAMAGED, 0, F32 | 0x80, 8, 0xff, &[])),
+        ("zigzag-by-exponent-with-another-run", damaged(1, &[0, 1, 3, 4, 3])),
+        ("zigzag-overwritten", damaged(0, &overwrite)),
+        ("raw-with-an-exact-list", damaged(2, &[0, 1, 2, 7, 1, 2, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1])),
+        ("compressed-cut", damaged(3, &[1, 2, 9, 0, 0, 0, 0, 1])),
+        ("xor-overwritten", damaged(4, &overwrite)),
+        ("xor-of-halves-overwritten", of(DAMAGED, 5, F16, 8, 3, &overwrite)),
+        ("exponents-and-mantissas-overwritten", damaged(6, &overwrite)),
+        ("int8-with-another-scale", of(DAMAGED, 7, F16, 8, 3, &[0, 1, 4, 6, 80])),
+        ("sparse-overwritten", of(DAMAGED, 9, F16, 8, 3, &overwrite)),
+        ("per-axis-with-other-rows", of(DAMAGED, 10, F16, 8, 3, &[0, 1, 8, 4, 7])),
+        ("many-elements", of(DAMAGED, 3, F16, 2, 1, &[])),
+        ("forged-signs-of-coral", of(FORGED, 10, F32, 2, 0, &[2, 10, 4, 1, 11, 4, 4, 0, 4, 2])),
+        ("forged-bomb", of(FORGED, 3, F32, 8, 0, &[1, 0, 0, 3, 2])),
+        ("forged-type-of-the-future", of(FORGED, 11, F32, 8, 0, &[])),
     ]
 }

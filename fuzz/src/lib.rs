@@ -3,6 +3,7 @@
 //!
 //! Each `check` takes one input and panics when a promise does not hold.
 
+pub mod deltas;
 pub mod filters;
 pub mod input;
 pub mod journal;

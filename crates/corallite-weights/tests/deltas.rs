@@ -301,6 +301,32 @@ fn what_subtraction_would_lose_is_listed_and_too_much_of_it_refused() {
 }
 
 #[test]
+fn negative_zeros_that_did_not_change_need_no_list() {
+    let zeros = f32s(&[-0.0; 5000]);
+    for delta_type in [DeltaType::Float32Raw, DeltaType::Compressed, DeltaType::ExponentMantissa] {
+        let encoder = encoder(delta_type);
+        let delta = encoder.encode_delta(&zeros, &zeros).unwrap();
+        assert!(!delta.metadata.contains_key("exact"));
+        assert_eq!(encoder.decode_delta(&delta, &zeros).unwrap().data().unwrap(), zeros.data().unwrap());
+    }
+}
+
+#[test]
+fn a_lossy_delta_that_would_round_a_number_to_infinity_is_refused() {
+    let halves = |values: [f32; 3]| {
+        let bytes = values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect();
+        tensor(Dtype::F16, &[3], bytes)
+    };
+    // The middle difference is 290 below its level, and 290 more than the weight is past the largest float16.
+    let (weight, reference) = (halves([65504.0, 65504.0, -65504.0]), halves([-65504.0, -480.0, 65504.0]));
+    let encoder = encoder(DeltaType::Int8Quantized);
+    match encoder.encode_delta(&weight, &reference) {
+        Err(error) => assert!(error.to_string().contains("infinite"), "{error}"),
+        Ok(delta) => panic!("{:?}", delta.metadata),
+    }
+}
+
+#[test]
 fn deltas_come_back_from_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = Hdf5Store::open(folder.path().join("deltas.h5"), Hdf5Options::new()).unwrap();
@@ -485,10 +511,10 @@ fn unlabelled_deltas_decode_as_coral_decodes_them() {
     let sides = json!({"num_rows": 2, "num_cols": 2, "num_elements": 4, "original_shape": [2, 2]});
     f32_out(DeltaType::PerAxisScaled, (Dtype::U8, vec![9], signs), sides, [3.0, -8.0, -0.25, 10.0]);
 
-    let raw = (Dtype::F32, shape, floats(&[1.9, 27.9, -2.5, -0.9]));
+    let raw = (Dtype::F32, shape, floats(&[1.9, 28.9, -2.5, -0.9]));
     let (delta, reference) = coral(DeltaType::Float32Raw, Dtype::I8, raw.clone(), json!({}));
     let back = DeltaEncoder::default().decode_delta(&delta, &reference).unwrap().data().unwrap();
-    assert_eq!(back, vec![2, 127, (-3_i8) as u8, 0]);
+    assert_eq!(back, vec![2, 0x80, (-3_i8) as u8, 0], "128 wraps around");
     let (delta, reference) = coral(DeltaType::Float32Raw, Dtype::I64, raw, json!({}));
     let back = DeltaEncoder::default().decode_delta(&delta, &reference).unwrap().data().unwrap();
     let wanted: Vec<u8> = [2_i64, 1 << 60, -3, 0].iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -684,10 +710,12 @@ fn a_damaged_lossy_delta_is_refused_by_field() {
 
 #[test]
 fn integers_outside_their_range_and_dtypes_without_sums_are_refused() {
-    let raw = (Dtype::F32, vec![2, 2], floats(&[1.0, 28.0, 0.0, 0.0]));
-    let (delta, reference) = coral(DeltaType::Float32Raw, Dtype::I8, raw, json!({}));
-    let error = DeltaEncoder::default().decode_delta(&delta, &reference).unwrap_err();
-    assert!(matches!(error, Error::Delta { field: "data", .. }), "{error}");
+    for (dtype, far) in [(Dtype::I8, 3e9), (Dtype::I8, f32::NAN), (Dtype::I64, 9e18), (Dtype::I64, f32::NEG_INFINITY)] {
+        let raw = (Dtype::F32, vec![2, 2], floats(&[1.0, far, 0.0, 0.0]));
+        let (delta, reference) = coral(DeltaType::Float32Raw, dtype, raw, json!({}));
+        let error = DeltaEncoder::default().decode_delta(&delta, &reference).unwrap_err();
+        assert!(matches!(error, Error::Delta { field: "data", .. }), "{error}");
+    }
     for dtype in [Dtype::BOOL, Dtype::F8_E4M3, Dtype::I32, Dtype::C64] {
         let zeros = tensor(dtype, &[2], vec![0; 2 * dtype.item_size().unwrap()]);
         for delta_type in DeltaType::ALL.into_iter().filter(|delta_type| !BY_BITS.contains(delta_type)) {
@@ -700,6 +728,23 @@ fn integers_outside_their_range_and_dtypes_without_sums_are_refused() {
             assert!(!encoder.can_encode_as_delta(&zeros, &zeros).unwrap());
         }
     }
+}
+
+/// An element of 16 bytes does not fit into a number of the list; nothing here writes such a list.
+#[test]
+fn a_list_for_elements_wider_than_its_numbers_is_refused() {
+    let reference = tensor(Dtype::C128, &[2], vec![0; 32]);
+    let raw = (Dtype::F32, vec![2], floats(&[1.0, 2.0]));
+    let list = json!({"exact": {"at": [0], "bits": [1]}});
+    let (delta, _) = coral(DeltaType::Float32Raw, Dtype::F32, raw, list);
+    let reference_hash = reference.content_hash().unwrap();
+    let delta = Delta { original_shape: vec![2], original_dtype: Dtype::C128, reference_hash, ..delta };
+    let error = DeltaEncoder::default().decode_delta(&delta, &reference).unwrap_err();
+    assert!(matches!(error, Error::Delta { field: "exact", .. }), "{error}");
+    let delta = Delta { metadata: Map::new(), ..delta };
+    let back = DeltaEncoder::default().decode_delta(&delta, &reference).unwrap().data().unwrap();
+    let wanted: Vec<u8> = [1.0_f64, 0.0, 2.0, 0.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+    assert_eq!(back, wanted);
 }
 
 #[test]

@@ -6,6 +6,8 @@
 #![allow(clippy::expect_used, clippy::panic)] // the workspace lints exempt test functions, but not their helpers
 #![allow(missing_docs, unreachable_pub)] // the shared files are public where they come from
 
+#[path = "../../../fuzz/src/deltas.rs"]
+mod deltas;
 #[path = "../../../fuzz/src/filters.rs"]
 mod filters;
 #[path = "../../../fuzz/src/input.rs"]
@@ -264,4 +266,26 @@ fn the_seeds_of_the_fuzz_targets_keep_their_promises() -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[test]
+fn hostile_deltas_give_an_error_or_a_weight_and_deltas_of_ours_come_back() {
+    let mut numbers = Numbers(6);
+    let mut seen = [0; 3];
+    for _ in 0..6000 {
+        // Mostly floats, a few rows, and two weights that are alike.
+        let dtype = if numbers.below(2) == 0 { numbers.pick(&[13, 14, 17, 19]) } else { numbers.below(23) as u8 };
+        let order = if numbers.below(8) == 0 { 0x80 } else { 0 };
+        let likeness = numbers.pick(&[0, 1, 3, 0xff]);
+        let rows = if numbers.below(200) == 0 { 2 } else { numbers.below(16) as u8 };
+        let mut input = vec![numbers.below(2) as u8, numbers.below(12) as u8, dtype | order, rows];
+        input.extend(numbers.next().to_le_bytes());
+        input.push(likeness);
+        let operands = numbers.operands(12);
+        input.extend(numbers.bytes(4).into_iter().map(|byte| byte % 8).chain(operands));
+        let outcome = std::cell::Cell::new(deltas::Outcome::NotEncoded);
+        each("deltas", &input, |input| outcome.set(deltas::check(input)));
+        seen[outcome.get() as usize] += 1;
+    }
+    assert!(seen.iter().all(|count| *count > 500), "{seen:?}: the inputs test nothing");
 }

@@ -3,12 +3,14 @@
 //! Owns what all types share: which pairs make a delta, the label `lossless` and the hash that a lossless delta is checked by,
 //! and that a delta is applied to the reference it names and to no other.
 
+use bytes::Bytes;
+
 use super::fields::{Checked, Encoded, Fields, Wrong, wrong};
 use super::{Delta, DeltaConfig, DeltaType, OBJECT_OVERHEAD};
 use super::{float, lossless, per_axis, quantized, raw, sparse};
-use crate::dtype::ShapeText;
+use crate::dtype::{Dtype, ShapeText};
 use crate::error::{Error, Result};
-use crate::hash::{WeightHash, content_hash, coral_hash};
+use crate::hash::{content_hash, coral_hash};
 use crate::tensor::{WeightMetadata, WeightTensor};
 
 /// The metadata that every delta made here carries; coral's lack them.
@@ -198,8 +200,10 @@ impl DeltaEncoder {
             problem: wrong.problem,
         };
         check_reference(delta, reference, &base).map_err(explain)?;
+        let dtype = delta.original_dtype;
+        let base = if dtype == reference.dtype() { base } else { swapped(dtype, &base) };
         let decoded = decode(delta, &base).map_err(explain)?;
-        let metadata = WeightMetadata { hash: None, ..reference.metadata().clone() };
+        let metadata = WeightMetadata { hash: None, dtype, ..reference.metadata().clone() };
         WeightTensor::from_metadata(metadata, decoded)
     }
 }
@@ -217,18 +221,26 @@ fn check_reference(delta: &Delta, reference: &WeightTensor, base: &[u8]) -> Chec
             format!("is {} and the reference's is {}", ShapeText(&delta.original_shape), ShapeText(shape)),
         );
     }
-    if delta.original_dtype != dtype {
+    let is_other_order = delta.original_dtype.with_byte_order(dtype.byte_order()) == dtype;
+    // Coral's files do not say that a delta is big-endian; what it decodes is little-endian then.
+    let is_turned = is_other_order && !delta.metadata.contains_key(LOSSLESS);
+    if delta.original_dtype != dtype && !is_turned {
         return wrong("original_dtype", format!("is {} and the reference's is {dtype}", delta.original_dtype));
     }
     let wanted = &delta.reference_hash;
-    let has = |key: WeightHash| key == *wanted;
-    if reference.store_ref() == Some(wanted) || has(content_hash(dtype, shape, base)) {
-        return Ok(());
-    }
-    if has(coral_hash(dtype, shape, base)) {
+    let is_it = reference.store_ref() == Some(wanted)
+        || *wanted == if wanted.is_content_hash() { content_hash } else { coral_hash }(dtype, shape, base);
+    if is_it {
         return Ok(());
     }
     wrong("reference_hash", "names another weight than the one given")
+}
+
+/// The same numbers in the other byte order.
+fn swapped(dtype: Dtype, bytes: &Bytes) -> Bytes {
+    let mut swapped = bytes.to_vec();
+    swapped.chunks_exact_mut(dtype.swap_size()).for_each(<[u8]>::reverse);
+    swapped.into()
 }
 
 /// The bytes of the weight.

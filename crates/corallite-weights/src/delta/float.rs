@@ -111,9 +111,11 @@ impl Sum {
                 self.each::<$width>(reference, differences, out, |bytes, difference| Some($sum(bytes, difference)))
             };
         }
-        // Small integers are added in float32, others in float64, and cut to whole numbers.
+        // Integers of up to 16 bits are added in float32, others in float64, and the sum cut to a whole number. It has to
+        // be in the range of `$cut`. Small ones are then cut to their low bits, as every common processor does and as
+        // coral needs, whose differences of them wrap around; for wide ones processors disagree.
         macro_rules! integers {
-            ($integer:ty, $wide:ty) => {
+            ($integer:ty, $wide:ty, $cut:ty) => {
                 self.each(reference, differences, out, |bytes, difference| {
                     let value = <$integer>::from_le_bytes(bytes);
                     let sum = match self.precision {
@@ -122,8 +124,8 @@ impl Sum {
                     };
                     let whole = sum.trunc();
                     // The end of the range is a power of two and so exact, unlike its largest number.
-                    let end = (<$integer>::MAX / 2 + 1) as f64 * 2.0;
-                    (whole >= <$integer>::MIN as f64 && whole < end).then(|| (whole as $integer).to_le_bytes())
+                    let end = (<$cut>::MAX / 2 + 1) as f64 * 2.0;
+                    (whole >= <$cut>::MIN as f64 && whole < end).then(|| (whole as $cut as $integer).to_le_bytes())
                 })
             };
         }
@@ -141,14 +143,14 @@ impl Sum {
             Kind::F64 => floats!(8, |bytes, difference: f32| {
                 f64::from(f64::from_le_bytes(bytes) as f32 + difference).to_le_bytes()
             }),
-            Kind::I8 => integers!(i8, f32),
-            Kind::U8 => integers!(u8, f32),
-            Kind::I16 => integers!(i16, f32),
-            Kind::U16 => integers!(u16, f32),
-            Kind::I32 => integers!(i32, f64),
-            Kind::U32 => integers!(u32, f64),
-            Kind::I64 => integers!(i64, f64),
-            Kind::U64 => integers!(u64, f64),
+            Kind::I8 => integers!(i8, f32, i32),
+            Kind::U8 => integers!(u8, f32, i32),
+            Kind::I16 => integers!(i16, f32, i32),
+            Kind::U16 => integers!(u16, f32, i32),
+            Kind::I32 => integers!(i32, f64, i32),
+            Kind::U32 => integers!(u32, f64, u32),
+            Kind::I64 => integers!(i64, f64, i64),
+            Kind::U64 => integers!(u64, f64, u64),
             // `new` lets no other pass.
             _ => false,
         };
