@@ -143,14 +143,24 @@ pub(crate) fn percent(part: u64, whole: u64) -> String {
 
 /// A number of six significant digits, without the zeros at its end.
 pub(crate) fn number(value: f64) -> String {
+    significant(value, 6)
+}
+
+/// A number of three significant digits, to be compared with others at a glance.
+pub(crate) fn rough_number(value: f64) -> String {
+    significant(value, 3)
+}
+
+fn significant(value: f64, count: usize) -> String {
+    let after_first = count - 1;
     if value == 0.0 {
         return "0".to_owned();
     }
     let magnitude = value.abs();
     if !(1e-4..1e9).contains(&magnitude) {
-        return format!("{value:.5e}");
+        return format!("{value:.after_first$e}");
     }
-    let digits = (5.0 - magnitude.log10().floor()).clamp(0.0, 9.0) as usize;
+    let digits = (after_first as f64 - magnitude.log10().floor()).clamp(0.0, 9.0) as usize;
     let text = format!("{value:.digits$}");
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
@@ -301,6 +311,13 @@ mod tests {
         }
         assert_eq!(number(f64::MAX), "1.79769e308");
         assert_eq!(number(1234.5), "1234.5");
+    }
+
+    #[test]
+    fn rough_numbers_have_three_digits() {
+        for (value, want) in [(0.0, "0"), (0.003_459_47, "0.00346"), (4.837_29e-6, "4.84e-6"), (12_345.6, "12346")] {
+            assert_eq!(rough_number(value), want);
+        }
     }
 
     #[test]

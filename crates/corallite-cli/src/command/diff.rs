@@ -15,7 +15,7 @@ use crate::find::{Found, find};
 use crate::opened;
 use crate::output::Output;
 use crate::text::{
-    Paint, Side, Table, bar, bytes, counted, number, one_line, percent, printable, shape, shortened, stored_as,
+    Paint, Side, Table, bar, bytes, counted, one_line, percent, printable, rough_number, shape, shortened, stored_as,
 };
 use crate::work::Work;
 
@@ -376,10 +376,10 @@ impl Report {
                     _ => String::new(),
                 };
                 [
-                    change.relative_norm.map_or_else(unknown, number),
+                    change.relative_norm.map_or_else(unknown, rough_number),
                     picture,
                     change.cosine.map_or_else(unknown, |cosine| format!("{cosine:.6}")),
-                    change.largest_change.map_or_else(unknown, number),
+                    change.largest_change.map_or_else(unknown, rough_number),
                     percent(change.changed_elements, change.elements),
                 ]
             }
@@ -406,7 +406,7 @@ impl Report {
         parts.extend(others.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
         let _ = write!(out, "{} {}", paint.yellow("different:"), parts.join(", "));
         if let Some(norm) = self.change.and_then(|change| change.relative_norm) {
-            let _ = write!(out, "; |B-A|/|A| of what changed {}", number(norm));
+            let _ = write!(out, "; |B-A|/|A| of what changed {}", rough_number(norm));
         }
         if self.differing_bytes > 0 {
             let (size, stored) = (self.differing_bytes, self.differing_stored_bytes);
