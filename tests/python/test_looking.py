@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from coral import DeltaConfig, DeltaEncoder, DeltaType, HDF5Store, WeightTensor
 from coral.core.weight_tensor import WeightMetadata
-from helpers import DAMAGED, ROOT, DTYPES, environment, random_model, save
+from helpers import DAMAGED, DIFFERS, DTYPES, ROOT, environment, random_model, save
 
 FINE_TUNES = [ROOT / f"testdata/minilm-lastlayer-{step}-f32.safetensors" for step in ("s020", "s040")]
 
@@ -81,6 +81,8 @@ def test_diff_of_two_fine_tunes_is_what_numpy_computes(cli, tmp_path, chain):
             place = file["deltas" if side["base"] else "weights"][side["key"]]
             assert side["stored_bytes"] == place.id.get_storage_size()
             assert (side["base"] or "") == place.attrs.get("reference_hash", "")
+    cli.run("diff", store, *names, "--exit-code", exit=DIFFERS)
+    cli.run("diff", store, names[0], names[0], "--exit-code")
     size = sum(b[name].nbytes for name in changed)
     assert report["differing_bytes"] == size
     assert 0 < report["differing_stored_bytes"] < size

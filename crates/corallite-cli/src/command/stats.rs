@@ -29,10 +29,12 @@ Examples:
 
 /// Show where the bytes of a store went
 ///
-/// Weights by how they are stored, by dtype and by filters; how many deltas lie one on another; what each checkpoint
-/// takes, shares and added; links; and the largest weights. Sizes are of the data as it is stored. What the file has
-/// beyond that is called the rest: headers, attributes, indexes, earlier commits that can be rolled back to, and free
-/// space, which cannot be told apart. No data is read. Weights that are damaged are named, and it ends with 1.
+/// Weights by how they are stored, by dtype and by filters; how many deltas lie one on another; checkpoints in the order
+/// in which they were added; links; and the largest weights. A checkpoint's own is what no other checkpoint has, though
+/// deltas of others may build on it; what it added is what none had before. Stored is the data as it lies in the file.
+/// What the file has beyond that is called the rest: headers, attributes, indexes, earlier commits that can be rolled
+/// back to, and free space, which cannot be told apart. No data is read. What is damaged is named, and left out of the
+/// sums; the exit code is then 1.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {

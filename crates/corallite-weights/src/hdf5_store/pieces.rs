@@ -30,7 +30,7 @@ pub struct Pieces {
 
 enum Hasher {
     Content(Box<ContentHasher>, WeightHash),
-    Coral(CoralHasher),
+    Coral(Box<CoralHasher>),
     /// For a key of a caller's that says nothing of the content.
     None,
 }
@@ -44,7 +44,7 @@ impl Hasher {
         };
         match expected {
             Some(hash) => Self::Content(Box::new(ContentHasher::new(*dtype, shape)), hash.clone()),
-            None if stored.is_verifiable() => Self::Coral(CoralHasher::new(*dtype, shape)),
+            None if stored.is_verifiable() => Self::Coral(Box::new(CoralHasher::new(*dtype, shape))),
             None => Self::None,
         }
     }
