@@ -16,7 +16,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # The exit codes of the command line, as documented.
-OK, DAMAGED, USAGE, BAD_INPUT, BAD_STORE, BUSY, NAME, IO, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 7, 130
+OK, DAMAGED, USAGE, BAD_INPUT, BAD_STORE, BUSY, NAME, IO, DIFFERS, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 7, 8, 130
 
 DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    add, backup, completions, export, gc, info, link, links, load_links, log, ls, migrate, repack, restore, rm,
-    rollback, show, unlink, verify,
+    add, backup, completions, diff, export, gc, info, link, links, load_links, log, ls, migrate, repack, restore, rm,
+    rollback, show, stats, unlink, verify,
 };
 
 const EXIT_CODES: &str = "\
@@ -17,12 +17,14 @@ Exit codes:
     5  the store is busy: another program is writing it
     6  a name is not there, or is taken already
     7  the disk is full or failed
+    8  diff --exit-code: something differs
   130  interrupted; the store is as it was before (load-links, repack: with the part that was durable)
 
 Examples:
   corallite add models.h5 base.safetensors tuned.safetensors
   corallite ls models.h5
   corallite show models.h5 base
+  corallite diff models.h5 base tuned
   corallite export models.h5 tuned -o out.safetensors
   corallite info models.h5 --json | jq .ratio
   corallite link models.h5 base apache-2.0
@@ -56,11 +58,13 @@ pub(crate) enum Command {
     Add(add::Arguments),
     Ls(ls::Arguments),
     Show(show::Arguments),
+    Diff(diff::Arguments),
     Export(export::Arguments),
     Rm(rm::Arguments),
     Gc(gc::Arguments),
     Repack(repack::Arguments),
     Info(info::Arguments),
+    Stats(stats::Arguments),
     Verify(verify::Arguments),
     Log(log::Arguments),
     Rollback(rollback::Arguments),

@@ -29,6 +29,8 @@ pub(crate) enum Exit {
     Name = 6,
     /// The disk is full or failed.
     Io = 7,
+    /// What was compared differs, and the exit code was to say so.
+    Differs = 8,
     /// A signal ended it.
     Interrupted = 130,
 }

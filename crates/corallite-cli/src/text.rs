@@ -126,16 +126,41 @@ pub(crate) fn short_key(key: &str) -> String {
     }
 }
 
+/// How a weight is stored: `whole`, or as a delta of which other.
+pub(crate) fn stored_as(base: Option<&str>) -> String {
+    base.map_or_else(|| "whole".to_owned(), |base| format!("delta of {}", short_key(base)))
+}
+
+/// A share for people: `40.8 %`; what is there is not said to be 0, nor what is not all to be 100.
+pub(crate) fn percent(part: u64, whole: u64) -> String {
+    let share = 100.0 * part as f64 / whole.max(1) as f64;
+    match share {
+        share if part > 0 && share < 0.05 => "< 0.1 %".to_owned(),
+        share if part < whole && share >= 99.95 => "> 99.9 %".to_owned(),
+        share => format!("{share:.1} %"),
+    }
+}
+
 /// A number of six significant digits, without the zeros at its end.
 pub(crate) fn number(value: f64) -> String {
+    significant(value, 6)
+}
+
+/// A number of three significant digits, to be compared with others at a glance.
+pub(crate) fn rough_number(value: f64) -> String {
+    significant(value, 3)
+}
+
+fn significant(value: f64, count: usize) -> String {
+    let after_first = count - 1;
     if value == 0.0 {
         return "0".to_owned();
     }
     let magnitude = value.abs();
     if !(1e-4..1e9).contains(&magnitude) {
-        return format!("{value:.5e}");
+        return format!("{value:.after_first$e}");
     }
-    let digits = (5.0 - magnitude.log10().floor()).clamp(0.0, 9.0) as usize;
+    let digits = (after_first as f64 - magnitude.log10().floor()).clamp(0.0, 9.0) as usize;
     let text = format!("{value:.digits$}");
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
@@ -286,6 +311,22 @@ mod tests {
         }
         assert_eq!(number(f64::MAX), "1.79769e308");
         assert_eq!(number(1234.5), "1234.5");
+    }
+
+    #[test]
+    fn rough_numbers_have_three_digits() {
+        for (value, want) in [(0.0, "0"), (0.003_459_47, "0.00346"), (4.837_29e-6, "4.84e-6"), (12_345.6, "12346")] {
+            assert_eq!(rough_number(value), want);
+        }
+    }
+
+    #[test]
+    fn a_share_is_not_rounded_to_none_or_all() {
+        let cases = [(0, 9, "0.0 %"), (1, 9, "11.1 %"), (9, 9, "100.0 %"), (0, 0, "0.0 %")];
+        for (part, whole, want) in cases {
+            assert_eq!(percent(part, whole), want);
+        }
+        assert_eq!((percent(1, 1 << 20), percent((1 << 20) - 1, 1 << 20)), ("< 0.1 %".into(), "> 99.9 %".into()));
     }
 
     #[test]

@@ -165,11 +165,29 @@ pub fn content_hash(dtype: Dtype, shape: &[u64], bytes: &[u8]) -> WeightHash {
 /// assert_eq!(coral_hash(Dtype::F32, &[3], &data).as_str(), "7fd46bae6a74f6ec");
 /// ```
 pub fn coral_hash(dtype: Dtype, shape: &[u64], bytes: &[u8]) -> WeightHash {
-    let mut hasher = twox_hash::XxHash3_64::with_seed(0);
-    hasher.write(ShapeText(shape).to_string().as_bytes());
-    hasher.write(dtype.numpy_name().as_bytes());
-    hasher.write(bytes);
-    WeightHash(format!("{:016x}", hasher.finish()).into())
+    let mut hasher = CoralHasher::new(dtype, shape);
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+/// Computes a [`coral_hash`] from data that arrives in pieces.
+pub(crate) struct CoralHasher(twox_hash::XxHash3_64);
+
+impl CoralHasher {
+    pub(crate) fn new(dtype: Dtype, shape: &[u64]) -> Self {
+        let mut hasher = twox_hash::XxHash3_64::with_seed(0);
+        hasher.write(ShapeText(shape).to_string().as_bytes());
+        hasher.write(dtype.numpy_name().as_bytes());
+        Self(hasher)
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.write(bytes);
+    }
+
+    pub(crate) fn finish(&self) -> WeightHash {
+        WeightHash(format!("{:016x}", self.0.finish()).into())
+    }
 }
 
 #[cfg(test)]

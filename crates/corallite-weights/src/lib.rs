@@ -45,7 +45,9 @@ pub use dtype::{ByteOrder, Dtype, Kind};
 pub use error::{Error, Result};
 pub use filter::{Compression, Filter};
 pub use hash::{ContentHasher, WeightHash, content_hash, coral_hash};
-pub use hdf5_store::{Damage, Encoding, Hdf5Options, Hdf5Store, Unwatched, Verification, Watch, WeightTransaction};
+pub use hdf5_store::{
+    Damage, Encoding, Hdf5Options, Hdf5Store, Pieces, Unwatched, Verification, Watch, WeightTransaction,
+};
 pub use memory::MemoryStore;
 pub use safetensors::SafetensorsFile;
 pub use store::{DeltaStorageInfo, DeltaStore, StorageInfo, WeightStore};

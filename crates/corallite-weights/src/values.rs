@@ -25,6 +25,23 @@ pub fn for_each(dtype: Dtype, bytes: &[u8], mut each: impl FnMut(f64)) {
     }
 }
 
+/// As [`for_each`], over two tensors of one dtype at once; where one is longer, its rest is ignored.
+///
+/// ```
+/// use corallite_weights::{Dtype, values};
+/// let mut largest: f64 = 0.0;
+/// values::for_each_pair(Dtype::I8, &[1, 2, 3], &[1, 0, 4], |a, b| largest = largest.max((b - a).abs()));
+/// assert_eq!(largest, 2.0);
+/// ```
+pub fn for_each_pair(dtype: Dtype, a: &[u8], b: &[u8], mut each: impl FnMut(f64, f64)) {
+    let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
+    for (a, b) in a.chunks(PIECE).zip(b.chunks(PIECE)) {
+        decode(dtype, a, &mut of_a);
+        decode(dtype, b, &mut of_b);
+        of_a.iter().zip(&of_b).for_each(|(&a, &b)| each(a, b));
+    }
+}
+
 /// Replaces `out` with the values of `bytes`; a complex element gives two. A trailing part of an
 /// element is ignored.
 pub(crate) fn decode(dtype: Dtype, bytes: &[u8], out: &mut Vec<f64>) {

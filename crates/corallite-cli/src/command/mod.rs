@@ -3,6 +3,7 @@
 pub(crate) mod add;
 pub(crate) mod backup;
 pub(crate) mod completions;
+pub(crate) mod diff;
 pub(crate) mod export;
 pub(crate) mod gc;
 pub(crate) mod info;
@@ -17,6 +18,7 @@ pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod rollback;
 pub(crate) mod show;
+pub(crate) mod stats;
 pub(crate) mod unlink;
 pub(crate) mod verify;
 
@@ -30,10 +32,12 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<Exit, Failure> {
         Command::Add(arguments) => add::run(arguments, output),
         Command::Ls(arguments) => ls::run(&arguments, output),
         Command::Show(arguments) => show::run(&arguments, output),
+        Command::Diff(arguments) => diff::run(&arguments, output),
         Command::Export(arguments) => export::run(&arguments, output),
         Command::Rm(arguments) => rm::run(arguments, output),
         Command::Gc(arguments) => gc::run(&arguments, output),
         Command::Info(arguments) => info::run(&arguments, output),
+        Command::Stats(arguments) => stats::run(&arguments, output),
         Command::Verify(arguments) => verify::run(&arguments, output),
         Command::Log(arguments) => log::run(&arguments, output),
         Command::Rollback(arguments) => rollback::run(&arguments, output),

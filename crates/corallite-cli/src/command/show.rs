@@ -11,16 +11,15 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::exit::{Exit, Failure};
+use crate::find::{Found, find};
 use crate::histogram::{Histogram, Statistics, histogram, statistics};
 use crate::opened;
 use crate::output::Output;
 use crate::text::{
-    Paint, Side, Table, bytes, counted, number, one_line, printable, shape, short_key, shortened, table_time, time,
+    Paint, Side, Table, bytes, counted, number, one_line, printable, shape, short_key, shortened, stored_as,
+    table_time, time,
 };
 use crate::values::is_complex;
-
-/// So many digits of a key at least, or the word is not taken for one.
-const SHORTEST_PREFIX: usize = 6;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,44 +60,6 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
     Ok(Exit::Ok)
 }
 
-enum Found {
-    Checkpoint(Checkpoint),
-    Weight(WeightHash),
-}
-
-fn find(store: &Store, what: &str) -> Result<Found, Failure> {
-    if let Some(checkpoint) = store.checkpoints().get(what)? {
-        return Ok(Found::Checkpoint(checkpoint));
-    }
-    if let Some((checkpoint, tensor)) = what.split_once('/')
-        && let Some(checkpoint) = store.checkpoints().get(checkpoint)?
-    {
-        let key = checkpoint.weight(tensor).ok_or_else(|| Error::NotFound {
-            what: format!("the tensor `{tensor}` in the checkpoint `{}`", checkpoint.name()),
-        })?;
-        return Ok(Found::Weight(key.clone()));
-    }
-    if let Ok(key) = WeightHash::new(what) {
-        if store.weights().exists(&key)? {
-            return Ok(Found::Weight(key));
-        }
-        if what.len() >= SHORTEST_PREFIX {
-            let prefix = what.to_ascii_lowercase();
-            let mut matching = store.weights().list_weights()?;
-            matching.retain(|key| key.as_str().starts_with(what) || key.as_str().starts_with(&prefix));
-            if matching.len() > 1 {
-                let sentence =
-                    format!("{} weights have keys that begin with `{what}`; give more digits", matching.len());
-                return Err(Failure::new(Exit::Name, sentence));
-            }
-            if let Some(key) = matching.pop() {
-                return Ok(Found::Weight(key));
-            }
-        }
-    }
-    Err(Error::NotFound { what: format!("a checkpoint or weight `{what}`") }.into())
-}
-
 /// How a weight is stored; `None` when that cannot be read, which is for `verify` to explain.
 fn encoding(store: &Store, key: &WeightHash) -> Option<Encoding> {
     store.weights().encoding(key).ok()?
@@ -112,6 +73,12 @@ struct Tensor {
     bytes: u64,
     /// What its weight takes; `null` when that weight is missing.
     stored_bytes: Option<u64>,
+    /// How it is stored as the difference to another weight; `null` when it is not.
+    delta_type: Option<&'static str>,
+    /// The key of that weight.
+    base: Option<String>,
+    /// How many deltas lie one on another; 0 for a weight that is stored whole.
+    chain: Option<usize>,
     key: String,
 }
 
@@ -132,22 +99,24 @@ struct CheckpointReport {
 
 impl CheckpointReport {
     fn of(store: &Store, checkpoint: &Checkpoint) -> Result<Self, Failure> {
-        let mut sizes: HashMap<&WeightHash, Option<u64>> = HashMap::new();
+        let mut encodings: HashMap<&WeightHash, Option<Encoding>> = HashMap::new();
         for tensor in checkpoint.tensors() {
-            sizes
-                .entry(&tensor.key)
-                .or_insert_with(|| encoding(store, &tensor.key).map(|encoding| encoding.stored_bytes));
+            encodings.entry(&tensor.key).or_insert_with(|| encoding(store, &tensor.key));
         }
         let tensors = checkpoint
             .tensors()
             .iter()
             .map(|tensor| {
+                let encoding = encodings.get(&tensor.key).and_then(Option::as_ref);
                 Ok(Tensor {
                     name: tensor.name.clone(),
                     dtype: tensor.dtype.to_string(),
                     shape: tensor.shape.clone(),
                     bytes: tensor.dtype.byte_len(&tensor.shape)?,
-                    stored_bytes: sizes.get(&tensor.key).copied().flatten(),
+                    stored_bytes: encoding.map(|encoding| encoding.stored_bytes),
+                    delta_type: encoding.and_then(|encoding| encoding.delta_type),
+                    base: encoding.and_then(|encoding| encoding.base.as_ref()).map(ToString::to_string),
+                    chain: encoding.map(|encoding| encoding.chain),
                     key: tensor.key.to_string(),
                 })
             })
@@ -160,7 +129,7 @@ impl CheckpointReport {
             source: info.source.clone(),
             added_at: time(info.added_at),
             logical_bytes: info.logical_bytes,
-            stored_bytes: sizes.values().flatten().sum(),
+            stored_bytes: encodings.values().flatten().map(|encoding| encoding.stored_bytes).sum(),
             metadata,
             tensors,
             added_nanoseconds: info.added_at,
@@ -192,6 +161,7 @@ impl CheckpointReport {
             ("SHAPE", Side::Left),
             ("SIZE", Side::Right),
             ("STORED", Side::Right),
+            ("AS", Side::Left),
             ("KEY", Side::Left),
         ]);
         for tensor in &self.tensors {
@@ -201,6 +171,7 @@ impl CheckpointReport {
                 shape(&tensor.shape),
                 bytes(tensor.bytes),
                 tensor.stored_bytes.map_or_else(|| "missing".to_owned(), bytes),
+                tensor.stored_bytes.map_or_else(String::new, |_| stored_as(tensor.base.as_deref())),
                 short_key(&tensor.key),
             ]);
         }
@@ -220,13 +191,13 @@ struct WeightReport {
     layer_type: Option<String>,
     model_name: Option<String>,
     compression_info: Map<String, Value>,
-    /// How its chunks are encoded, in order.
     /// How it is stored as the difference to another weight; `null` when it is not.
     delta_type: Option<&'static str>,
     /// The key of that weight.
     base: Option<String>,
     /// How many deltas lie one on another.
     chain: Option<usize>,
+    /// How its chunks are encoded, in order.
     filters: Vec<String>,
     chunks: Option<u64>,
     /// The checkpoints that have it.

@@ -4,6 +4,7 @@
 mod bench;
 
 mod changing;
+mod comparing;
 mod exit_codes;
 mod looking;
 mod words;

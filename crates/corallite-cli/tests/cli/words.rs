@@ -6,14 +6,16 @@ use corallite::weights::{Dtype, WeightTensor};
 
 use crate::bench::{Bench, Done};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 20] = [
     "add",
     "ls",
     "show",
+    "diff",
     "export",
     "rm",
     "gc",
     "info",
+    "stats",
     "verify",
     "log",
     "rollback",
@@ -36,7 +38,7 @@ fn the_help_teaches_every_command_and_exit_code() {
         let own = bench.run([command, "--help"]).ok();
         assert!(own.contains("Examples:") && own.contains(&format!("corallite {command}")), "{own}");
     }
-    for code in ["  0  ", "  1  ", "  2  ", "  3  ", "  4  ", "  5  ", "  6  ", "  7  ", "130  "] {
+    for code in ["  0  ", "  1  ", "  2  ", "  3  ", "  4  ", "  5  ", "  6  ", "  7  ", "  8  ", "130  "] {
         assert!(help.contains(code), "{code}");
     }
     assert!(bench.run(["--version"]).ok().starts_with("corallite "));
@@ -59,6 +61,8 @@ fn nothing_is_coloured_or_drawn_when_nobody_watches() {
         &["ls", "models.h5"],
         &["show", "models.h5", "more/more"],
         &["info", "models.h5"],
+        &["stats", "models.h5"],
+        &["diff", "models.h5", "base", "more"],
         &["verify", "models.h5"],
         &["export", "models.h5", "base", "-o", "out"],
     ] {
@@ -107,7 +111,13 @@ fn a_name_cannot_steer_the_terminal() {
     let name = "\x1b[2Jwiped\nfake: line\u{202e}";
     bench.write("model", &[WeightTensor::new(name, vec![1], Dtype::U8, vec![1_u8]).unwrap()]);
     bench.run(["add", "models.h5", "model.safetensors", "--name", name]).ok();
-    for arguments in [&["ls", "models.h5"][..], &["show", "models.h5", name], &["rm", "models.h5", name]] {
+    for arguments in [
+        &["ls", "models.h5"][..],
+        &["show", "models.h5", name],
+        &["diff", "models.h5", name, name, "--all"],
+        &["stats", "models.h5"],
+        &["rm", "models.h5", name],
+    ] {
         let out = bench.run(arguments).ok();
         assert!(!out.contains('\x1b') && !out.contains('\u{202e}'), "{out:?}");
         assert!(!out.lines().any(|line| line.starts_with("fake")), "{out:?}");

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use corallite_file::Snapshot;
+use corallite_file::hdf5::{Group, Result as H5Result};
 
 use super::stored::Stored;
-use super::{Hdf5Store, WeightStore};
+use super::{Hdf5Store, WeightStore, library};
+use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::hash::WeightHash;
 
@@ -22,6 +24,8 @@ use crate::hash::WeightHash;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoding {
+    /// The tensor's element type.
+    pub dtype: Dtype,
     /// Bytes of the tensor.
     pub length: u64,
     /// Bytes that its data takes in the file, without its attributes.
@@ -41,6 +45,7 @@ pub struct Encoding {
 impl Encoding {
     fn of(stored: &Stored) -> Self {
         Self {
+            dtype: stored.dtype(),
             length: stored.length,
             stored_bytes: stored.stored_bytes(),
             filters: stored.filters(),
@@ -77,6 +82,49 @@ impl Hdf5Store {
         }
         Ok(all)
     }
+
+    /// Bytes that the data of a dataset, or of all datasets below a group, takes in the file, without headers, indexes and
+    /// attributes; 0 when there is no such object.
+    ///
+    /// ```
+    /// use corallite_weights::{Compression, Dtype, Hdf5Options, Hdf5Store, WeightStore, WeightTensor};
+    /// let store = Hdf5Store::memory(Hdf5Options::new().compression(Compression::None))?;
+    /// store.store(&WeightTensor::new("w", vec![1000], Dtype::U8, vec![7; 1000])?, None)?;
+    /// assert_eq!(store.data_bytes("weights")?, 1000);
+    /// assert_eq!(store.data_bytes("checkpoints")?, 0);
+    /// # Ok::<(), corallite_weights::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What libhdf5 reports.
+    pub fn data_bytes(&self, path: &str) -> Result<u64> {
+        let snapshot = self.snapshot()?;
+        let file = snapshot.file();
+        if !file.link_exists(path) {
+            return Ok(0);
+        }
+        let found = match file.dataset(path) {
+            Ok(dataset) => Ok(library::stored_bytes(&dataset)),
+            Err(_) => file.group(path).and_then(|group| data_below(&group, 1)),
+        };
+        found.map_err(|error| snapshot.explain(&format!("look through /{path}"), &error).into())
+    }
+}
+
+/// A group below another below another has data; what lies deeper is nothing that a store has, and may be a circle.
+const DEEPEST: usize = 3;
+
+fn data_below(group: &Group, depth: usize) -> H5Result<u64> {
+    let mut bytes = 0;
+    for name in group.member_names()? {
+        bytes += match group.dataset(&name) {
+            Ok(dataset) => library::stored_bytes(&dataset),
+            Err(_) if depth < DEEPEST => data_below(&group.group(&name)?, depth + 1)?,
+            Err(_) => 0,
+        };
+    }
+    Ok(bytes)
 }
 
 fn encoding(snapshot: &Snapshot, key: &WeightHash) -> Result<Option<Encoding>> {

@@ -19,6 +19,7 @@ mod encoding;
 mod geometry;
 pub(crate) mod library;
 mod options;
+mod pieces;
 pub(crate) mod stored;
 mod transaction;
 mod verify;
@@ -43,6 +44,7 @@ use stored::Stored;
 
 pub use encoding::Encoding;
 pub use options::Hdf5Options;
+pub use pieces::Pieces;
 pub use transaction::WeightTransaction;
 pub use verify::{Damage, Verification};
 pub use write::{Unwatched, Watch};
