@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python build build-debug lint doc readme bench bench-links fault-long fuzz setup cmake python \
+.PHONY: help demo test test-rust test-python build build-debug lint doc readme bench bench-weights bench-links fault-long fuzz setup cmake python \
         clean-setup
 
 CARGO ?= cargo
@@ -23,6 +23,7 @@ export PATH := $(PRIVATE)/tools:$(PATH)
 FAULT_CUTS ?= 200000
 FUZZ_SECONDS ?= 60
 BENCH_ARGS ?=
+BENCH_WEIGHTS_ARGS ?=
 BENCH_LINKS_ARGS ?= --dir bench-links-data
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
@@ -64,6 +65,12 @@ readme: build-debug python ## Run the shell blocks of README.md
 bench: cmake python ## Against safetensors, h5py and coral, in one run (BENCH_ARGS="--rounds 7 --dir /some/disk")
 	$(CARGO) build --release --locked --workspace --bins --examples
 	"$(TEST_PYTHON)" scripts/bench-peers --target "$(TARGET)" $(BENCH_ARGS)
+
+bench-weights: cmake python ## The weight codec against ZipNN, BitX, zstd, h5py and coral (BENCH_WEIGHTS_ARGS="--finetune FILE")
+	@scripts/setup-weight-peers
+	@$(CARGO) build --release --locked --package corallite-cli
+	@$(CARGO) build --release --locked --package corallite-weights --example codec
+	@"$(TEST_PYTHON)" scripts/bench-weights --target "$(TARGET)" $(BENCH_WEIGHTS_ARGS)
 
 bench-links: cmake ## The links engine against LMDB, redb and fjall (BENCH_LINKS_ARGS="--dir /some/disk/bench")
 	cd benches/links && $(CARGO) run --release --locked -- compare $(BENCH_LINKS_ARGS)

@@ -12,12 +12,13 @@
 //! --threads N          1
 //! ```
 //!
-//! Tensors are cut as the store cuts them. An encoded chunk gets memory of its own and a decoded tensor too, inside what
-//! is timed, because that is what storing and loading do. Every chunk is compared with what went in.
+//! Tensors are cut as the store cuts them. An encoded chunk goes into the memory of the round before; a decoded tensor gets
+//! new memory, within what is timed, as one that is loaded does. Every tensor is compared with what went in. What counts
+//! is processor time, and the time of the clock with several threads.
 
 use std::error::Error;
 use std::io::Write;
-use std::time::Instant;
+use std::process::ExitCode;
 
 use corallite_weights::delta::{Difference, Order};
 use corallite_weights::filter::{Compression, Filter, Scratch, decode_chunk, encode_chunk};
@@ -178,27 +179,28 @@ struct Way<'a> {
 struct Buffers {
     scratch: Scratch,
     difference: Vec<u8>,
+    whole: Vec<u8>,
 }
 
 impl Way<'_> {
-    /// Which of the differences was kept (0 without), and the chunks.
-    fn encode(&self, tensor: &Tensor) -> Result<(usize, Vec<Encoded>)> {
-        let mut best: Option<(usize, Vec<Encoded>)> = None;
-        for which in 0..self.differences.len().max(1) {
-            let chunks: Vec<Encoded> = (0..tensor.raw.len().div_ceil(tensor.chunk))
-                .into_par_iter()
-                .map_init(Buffers::default, |buffers, index| {
-                    self.encode_one(tensor, which, index, buffers).map_err(|error| error.to_string())
-                })
-                .collect::<std::result::Result<_, String>>()?;
-            if best.as_ref().is_none_or(|(_, best)| len(&chunks) < len(best)) {
-                best = Some((which, chunks));
-            }
+    /// Encodes the tensor as each of the differences (or as it is) into `kept`, and returns which became the smallest.
+    fn encode(&self, tensor: &Tensor, kept: &mut [Vec<Encoded>]) -> Result<usize> {
+        for (which, chunks) in kept.iter_mut().enumerate() {
+            chunks.par_iter_mut().enumerate().try_for_each_init(Buffers::default, |buffers, (index, chunk)| {
+                self.encode_one(tensor, which, index, buffers, chunk).map_err(|error| error.to_string())
+            })?;
         }
-        best.ok_or_else(|| "there was nothing to encode".into())
+        (0..kept.len()).min_by_key(|&which| len(&kept[which])).ok_or_else(|| "there was nothing to encode".into())
     }
 
-    fn encode_one(&self, tensor: &Tensor, which: usize, index: usize, buffers: &mut Buffers) -> Result<Encoded> {
+    fn encode_one(
+        &self,
+        tensor: &Tensor,
+        which: usize,
+        index: usize,
+        buffers: &mut Buffers,
+        (mask, bytes): &mut Encoded,
+    ) -> Result<()> {
         let range = index * tensor.chunk..((index + 1) * tensor.chunk).min(tensor.raw.len());
         let mut raw = &tensor.raw[range.clone()];
         if let (Some(difference), Some(base)) = (self.differences.get(which), &tensor.base) {
@@ -206,23 +208,36 @@ impl Way<'_> {
             difference.encode(raw, &base[range], &mut buffers.difference)?;
             raw = &buffers.difference;
         }
-        let mut bytes = Vec::new();
-        let mask = encode_chunk(self.compression, self.item, raw, &mut buffers.scratch, &mut bytes)?;
-        Ok((mask, bytes))
+        if raw.len() < tensor.chunk {
+            // HDF5 stores the last chunk whole.
+            buffers.whole.clear();
+            buffers.whole.extend_from_slice(raw);
+            buffers.whole.resize(tensor.chunk, 0);
+            raw = &buffers.whole;
+        }
+        *mask = encode_chunk(self.compression, self.item, raw, &mut buffers.scratch, bytes)?;
+        Ok(())
     }
 
     fn decode(&self, tensor: &Tensor, which: usize, chunks: &[Encoded]) -> Result<Vec<u8>> {
         let mut out = vec![0; tensor.raw.len()];
         out.par_chunks_mut(tensor.chunk).zip(chunks).enumerate().try_for_each_init(
             Buffers::default,
-            |buffers, (index, (out, (mask, bytes)))| {
-                let (Some(difference), Some(base)) = (self.differences.get(which), &tensor.base) else {
-                    return decode_chunk(&self.filters, *mask, bytes, out, &mut buffers.scratch);
-                };
-                buffers.difference.resize(out.len(), 0);
-                decode_chunk(&self.filters, *mask, bytes, &mut buffers.difference, &mut buffers.scratch)?;
-                let from = index * tensor.chunk;
-                difference.decode(&buffers.difference, &base[from..from + out.len()], out)
+            |Buffers { scratch, whole, .. }, (index, (out, (mask, bytes)))| {
+                let delta = self.differences.get(which).zip(tensor.base.as_ref());
+                if delta.is_none() && out.len() == tensor.chunk {
+                    return decode_chunk(&self.filters, *mask, bytes, out, scratch);
+                }
+                whole.resize(tensor.chunk, 0);
+                decode_chunk(&self.filters, *mask, bytes, whole, scratch)?;
+                let (len, from) = (out.len(), index * tensor.chunk);
+                match delta {
+                    Some((difference, base)) => difference.decode(&whole[..len], &base[from..from + len], out),
+                    None => {
+                        out.copy_from_slice(&whole[..len]);
+                        Ok(())
+                    }
+                }
             },
         )?;
         Ok(out)
@@ -239,21 +254,44 @@ struct Measured {
     decode: Vec<f64>,
 }
 
-fn measure(way: &Way<'_>, tensors: &[Tensor], rounds: usize) -> Result<Measured> {
+/// Seconds that count: of the processor for one thread, of the clock for several.
+struct Clock {
+    is_processor: bool,
+}
+
+impl Clock {
+    fn now(&self) -> Result<f64> {
+        let clock = if self.is_processor { libc::CLOCK_PROCESS_CPUTIME_ID } else { libc::CLOCK_MONOTONIC };
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `now` is a timespec to write to.
+        if unsafe { libc::clock_gettime(clock, &mut now) } != 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+        Ok(now.tv_sec as f64 + now.tv_nsec as f64 / 1e9)
+    }
+}
+
+fn measure(way: &Way<'_>, tensors: &[Tensor], rounds: usize, clock: &Clock) -> Result<Measured> {
     let mut measured = Measured { bytes: 0, encode: Vec::new(), decode: Vec::new() };
+    let empty = |tensor: &Tensor| {
+        let chunks = vec![(0, Vec::new()); tensor.raw.len().div_ceil(tensor.chunk)];
+        vec![chunks; way.differences.len().max(1)]
+    };
+    let mut kept: Vec<Vec<Vec<Encoded>>> = tensors.iter().map(empty).collect();
     for round in 0..=rounds {
-        let start = Instant::now();
-        let encoded = tensors.iter().map(|tensor| way.encode(tensor)).collect::<Result<Vec<_>>>()?;
-        let encode = start.elapsed().as_secs_f64();
-        let start = Instant::now();
-        let decoded = tensors
-            .iter()
-            .zip(&encoded)
-            .map(|(tensor, (which, chunks))| way.decode(tensor, *which, chunks))
-            .collect::<Result<Vec<_>>>()?;
-        let decode = start.elapsed().as_secs_f64();
+        let start = clock.now()?;
+        let pairs = tensors.iter().zip(&mut kept);
+        let smallest = pairs.map(|(tensor, kept)| way.encode(tensor, kept)).collect::<Result<Vec<_>>>()?;
+        let encode = clock.now()? - start;
+        let encoded: Vec<&[Encoded]> =
+            kept.iter().zip(&smallest).map(|(kept, &which)| kept[which].as_slice()).collect();
+        let start = clock.now()?;
+        let triples = tensors.iter().zip(&encoded).zip(&smallest);
+        let decoded =
+            triples.map(|((tensor, chunks), &which)| way.decode(tensor, which, chunks)).collect::<Result<Vec<_>>>()?;
+        let decode = clock.now()? - start;
         if round == 0 {
-            measured.bytes = encoded.iter().map(|(_, chunks)| len(chunks)).sum();
+            measured.bytes = encoded.iter().map(|chunks| len(chunks)).sum();
             if tensors.iter().zip(&decoded).any(|(tensor, decoded)| tensor.raw != *decoded) {
                 return Err("a tensor did not come back as it was".into());
             }
@@ -277,6 +315,7 @@ fn run(options: &Options) -> Result<()> {
     let raw: usize = tensors.iter().map(|tensor| tensor.raw.len()).sum();
     let full: [(&str, &[Order]); 1] = [("", &[])];
     let kinds = if options.base.is_some() { options.deltas.as_slice() } else { &full };
+    let clock = Clock { is_processor: options.threads == 1 };
     let mut results = Vec::new();
     let mut out = std::io::stdout().lock();
     for &compression in &options.compressions {
@@ -285,7 +324,7 @@ fn run(options: &Options) -> Result<()> {
                 orders.iter().map(|&order| Difference::new(options.dtype, order)).collect();
             let differences = differences.ok_or("this dtype has no such difference")?;
             let way = Way { compression, filters: compression.pipeline(item), item, differences: &differences };
-            let measured = measure(&way, &tensors, options.rounds)?;
+            let measured = measure(&way, &tensors, options.rounds, &clock)?;
             let (size, rate) =
                 (100.0 * measured.bytes as f64 / raw as f64, |seconds: &[f64]| raw as f64 / 1e6 / median(seconds));
             if !options.is_json {
@@ -309,9 +348,13 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn main() -> Result<()> {
-    let options = Options::parse()?;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build()?;
-    pool.install(|| run(&options).map_err(|error| error.to_string()))?;
-    Ok(())
+fn main() -> ExitCode {
+    let done = Options::parse().and_then(|options| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build()?;
+        Ok(pool.install(|| run(&options).map_err(|error| error.to_string()))?)
+    });
+    let Err(error) = done else { return ExitCode::SUCCESS };
+    // There is nobody to tell when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "error: {error}");
+    ExitCode::FAILURE
 }
