@@ -192,7 +192,7 @@ def test_stats_of_a_coral_file_counts_its_deltas_apart(cli, tmp_path, rng):
     assert "other deltas" in cli.run("stats", path).stdout
 
 
-def test_damaged_weights_are_named_and_the_rest_is_told(cli, tmp_path):
+def test_what_is_damaged_is_named_and_the_rest_is_told(cli, tmp_path):
     store = tmp_path / "models.h5"
     cli.run("add", store, *FINE_TUNES)
     names = [path.stem for path in FINE_TUNES]
@@ -201,13 +201,19 @@ def test_damaged_weights_are_named_and_the_rest_is_told(cli, tmp_path):
     with h5py.File(store, "r+") as file:
         del file["weights"][delta["base"]]
     stats = json.loads(cli.run("stats", store, "--json", exit=DAMAGED).stdout)
-    assert delta["key"] in {damaged["key"] for damaged in stats["damaged"]}
-    lost = len(stats["damaged"])
-    assert stats["deltas"]["weights"] == before["deltas"]["weights"] - lost
+    assert sorted(damaged["key"] for damaged in stats["damaged"]) == sorted([delta["key"], delta["base"]])
+    assert stats["deltas"]["weights"] == before["deltas"]["weights"] - 1
     assert stats["whole"]["weights"] == before["whole"]["weights"] - 1
     text = cli.run("stats", store, exit=DAMAGED).stdout
-    assert f"damaged weight {delta['key']}: " in text and "the rest" in text
-    report = json.loads(cli.run("diff", store, *names, "--json", exit=DAMAGED).stdout)
+    assert f"damaged weight {delta['key']}: " in text and f"damaged weight {delta['base']}: it is missing" in text
+    assert "the rest" in text and "2 problems found" in text
+    report = json.loads(cli.run("diff", store, *names, "--json", "--exit-code", exit=DAMAGED).stdout)
     damaged = [tensor for tensor in report["tensors"] if tensor["status"] == "damaged"]
-    assert len(damaged) >= 1 and report["changed"] >= 10 - lost
-    assert all(tensor["problem"] for tensor in damaged)
+    assert [tensor["b"]["key"] for tensor in damaged] == [delta["key"]]
+    assert report["changed"] == len(report["tensors"]) - 1 and damaged[0]["problem"]
+
+    with h5py.File(store, "r+") as file:
+        file["checkpoints"][names[0]].attrs["source"] = "elsewhere.safetensors"
+    stats = json.loads(cli.run("stats", store, "--json", exit=DAMAGED).stdout)
+    assert ("checkpoint", names[0]) in {(damaged["kind"], damaged["key"]) for damaged in stats["damaged"]}
+    assert stats["whole"]["weights"] == before["whole"]["weights"] - 1

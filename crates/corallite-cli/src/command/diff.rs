@@ -29,7 +29,7 @@ Examples:
   corallite diff models.h5 base tuned                 the tensors that changed
   corallite diff models.h5 base tuned --all           the others too
   corallite diff models.h5 base/head.bias tuned/head.bias
-  corallite diff models.h5 base tuned --exit-code -q || echo \"they differ\"
+  corallite diff models.h5 base tuned --exit-code >/dev/null; echo $?     0 when they are the same
   corallite diff models.h5 base tuned --json | jq '.tensors[] | select(.change.cosine < 0.99).name'";
 
 /// Show what changed between two checkpoints, or two weights
