@@ -185,9 +185,10 @@ impl Rest {
     /// Reads on until there is a unit, or the tensor ends.
     fn fill(&mut self) -> Result<()> {
         while self.rest().len() < UNIT {
-            let Some(piece) = self.pieces.next().transpose()? else { break };
-            self.held.drain(..self.at);
+            // What was compared is given back before the next is read.
+            self.held = self.held.split_off(self.at);
             self.at = 0;
+            let Some(piece) = self.pieces.next().transpose()? else { break };
             if self.held.is_empty() { self.held = piece } else { self.held.extend_from_slice(&piece) }
         }
         Ok(())

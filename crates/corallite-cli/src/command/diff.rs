@@ -29,17 +29,19 @@ Examples:
   corallite diff models.h5 base tuned                 the tensors that changed
   corallite diff models.h5 base tuned --all           the others too
   corallite diff models.h5 base/head.bias tuned/head.bias
-  corallite diff models.h5 base tuned --exit-code -q || echo \"they differ\"
-  corallite diff models.h5 base tuned --json | jq '.tensors[] | select(.change.cosine < 0.99).name'";
+  corallite diff models.h5 base tuned --exit-code >/dev/null; echo $?     0 when they are the same
+  corallite diff models.h5 base tuned --json | jq '.tensors[] | select(.change.relative_norm > 0.01).name'";
 
 /// Show what changed between two checkpoints, or two weights
 ///
-/// Tensors are compared by name. Those that changed are listed with |B-A|/|A|, the norm of the change as a share of
-/// that of A, and a bar of it as long as the largest has; the cosine of the angle between A and B; the largest change of one value; the
-/// share of elements that changed; and what the weight of B takes, whole or as a delta. Values are compared as 64-bit
-/// floats. Pairs with a NaN or an infinity are counted and left out. What is the same in both is not read.
+/// Tensors are compared by name. Those that changed are listed with |B-A|/|A|, the norm of the change as a share of that
+/// of A, and a bar that is longest where that is largest; the cosine of the angle between A and B; the largest change of
+/// one value; the share of elements whose bits changed; and what the weight of B takes, whole or as a delta. Values are
+/// compared as 64-bit floats. Pairs with a NaN or an infinity are counted and left out. What is the same weight in both
+/// is not read.
 ///
-/// Ends with 0 also when they differ, unless --exit-code is given; with 1 when a weight is damaged, which is listed as such.
+/// Ends with 0 also when they differ, unless --exit-code is given: then with 8. A weight that is damaged is listed as such,
+/// and the exit code is 1.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {

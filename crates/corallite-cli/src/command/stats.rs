@@ -178,11 +178,16 @@ fn or_damaged<T: Default>(
     match found {
         Ok(value) => Ok(value),
         Err(error) => {
+            let (key, problem) = match &error {
+                Error::Damaged { key, problem } => (key.to_string(), problem.clone()),
+                Error::DamagedCheckpoint { name, problem } => (name.clone(), problem.clone()),
+                other => (key.to_owned(), other.to_string()),
+            };
             let failure = Failure::from(error);
             if failure.exit() != Exit::Damaged {
                 return Err(failure);
             }
-            damaged.push(Damaged { kind, key: key.to_owned(), problem: failure.sentence().to_owned() });
+            damaged.push(Damaged { kind, key, problem });
             Ok(T::default())
         }
     }
@@ -214,7 +219,7 @@ impl Report {
             links_stored_bytes += data(path, "links", &mut damaged)?;
         }
         let records = data("checkpoints", "checkpoint", &mut damaged)?;
-        let (checkpoints, users) = of_checkpoints(store, &known, &mut damaged)?;
+        let (checkpoints, users) = of_checkpoints(store, &known, &unknown, &mut damaged)?;
         let checkpoint_records = Part { count: checkpoints.len() as u64, stored_bytes: records };
 
         let (whole, deltas): (Vec<&Encoding>, Vec<&Encoding>) =
@@ -281,10 +286,12 @@ fn chains(known: &BTreeMap<WeightHash, Encoding>) -> Vec<ByChain> {
     chains
 }
 
-/// The checkpoints in the order in which they were added, and how many of them have each weight.
+/// The checkpoints in the order in which they were added, and how many of them have each weight. Weights that they need and
+/// that are neither known nor damaged are missing, which is noted.
 fn of_checkpoints(
     store: &Store,
     known: &BTreeMap<WeightHash, Encoding>,
+    unknown: &BTreeSet<WeightHash>,
     damaged: &mut Vec<Damaged>,
 ) -> Result<(Vec<OfCheckpoint>, HashMap<WeightHash, u64>), Failure> {
     let mut listed = or_damaged(store.checkpoints().list(), "checkpoint", "", damaged)?;
@@ -296,7 +303,12 @@ fn of_checkpoints(
         let Some(checkpoint) = checkpoint else { continue };
         let keys: HashSet<WeightHash> = checkpoint.tensors().iter().map(|tensor| tensor.key.clone()).collect();
         for key in &keys {
-            *users.entry(key.clone()).or_default() += 1;
+            let count = users.entry(key.clone()).or_default();
+            *count += 1;
+            if *count == 1 && !known.contains_key(key) && !unknown.contains(key) {
+                let problem = format!("it is missing, and the checkpoint `{}` needs it", checkpoint.name());
+                damaged.push(Damaged { kind: "weight", key: key.to_string(), problem });
+            }
         }
         found.push((checkpoint, keys));
     }

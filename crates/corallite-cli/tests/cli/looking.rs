@@ -121,6 +121,37 @@ fn show_draws_a_weight_s_values() {
 }
 
 #[test]
+fn every_dtype_has_figures() {
+    let bench = Bench::new();
+    let dtypes: Vec<Dtype> = Dtype::ALL.into_iter().filter(|dtype| dtype.safetensors_name().is_some()).collect();
+    assert!(dtypes.len() > 20);
+    let tensors: Vec<WeightTensor> = dtypes
+        .iter()
+        .map(|dtype| {
+            // Of each dtype some numbers that are finite, and none that are the same in all.
+            let bytes: Vec<u8> = (0..48_u8).map(|at| at % 2).collect();
+            let shape = vec![48 * 8 / u64::from(dtype.bit_size())];
+            WeightTensor::new(dtype.numpy_name(), shape, *dtype, bytes).unwrap()
+        })
+        .collect();
+    bench.write("model", &tensors);
+    bench.run(["add", "models.h5", "model.safetensors"]).ok();
+    for tensor in &tensors {
+        let shown = bench.run(["show", "models.h5", &format!("model/{}", tensor.name()), "--json"]).json();
+        let found = &shown["statistics"];
+        let values = tensor.size() * if tensor.name() == "complex64" { 2 } else { 1 };
+        assert_eq!(
+            (&found["count"], &found["nan"], &found["infinite"]),
+            (&values.into(), &0.into(), &0.into()),
+            "{shown}"
+        );
+        let of = |figure: &str| found[figure].as_f64().unwrap_or_else(|| panic!("{}: no {figure}", tensor.name()));
+        assert!(of("min") <= of("mean") && of("mean") <= of("max") && of("std") >= 0.0, "{shown}");
+        assert_eq!(shown["dtype"], tensor.name());
+    }
+}
+
+#[test]
 fn info_has_the_keys_that_scripts_rely_on() {
     let bench = Bench::with_store();
     bench.run(["add", "models.h5", "base.safetensors", "--name", "again"]).ok();
