@@ -121,7 +121,7 @@ impl<'a> Planned<'a> {
 fn step(filter: &Filter) -> FilterStep {
     let parameters = match *filter {
         Filter::Shuffle { element_size } => vec![element_size as u32],
-        Filter::Deflate { level } => vec![level.into()],
+        Filter::Deflate { level } | Filter::Zstd { level } => vec![level.into()],
         Filter::Lzf | Filter::Fletcher32 => Vec::new(),
     };
     FilterStep { id: filter.id() as u16, name: filter.name().to_owned(), optional: true, parameters }
