@@ -8,6 +8,7 @@ use std::path::Path;
 use corallite_fuzz::journal::flags::{APPLIED, FORGED, GUARDED, RAW, WRITE};
 use corallite_fuzz::store::base;
 use corallite_fuzz::tensors::file;
+use corallite_weights::filter::{Compression, Scratch, encode_chunk};
 
 fn main() -> std::io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
@@ -53,6 +54,7 @@ fn safetensors() -> Seeds {
 /// A filter of the `filters` target: see `filter` there.
 const DEFLATE: u8 = 0;
 const LZF: u8 = 1;
+const ZSTD: u8 = 3 << 3 | 1 << 2 | 1;
 const FLETCHER: u8 = 2;
 const SHUFFLE_4: u8 = 4 << 2 | 3;
 
@@ -64,6 +66,9 @@ fn filters() -> std::io::Result<Seeds> {
     let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::new(4));
     encoder.write_all(&(0..400u32).map(|i| (i % 7) as u8).collect::<Vec<_>>())?;
     let zlib = encoder.finish()?;
+    let sparse: Vec<u8> = (0..4096_u32).map(|i| if i * i % 23 == 1 { (i % 5) as u8 } else { 0 }).collect();
+    let mut run_lengths = Vec::new();
+    encode_chunk(Compression::Planes, 1, &sparse, &mut Scratch::new(), &mut run_lengths).map_err(std::io::Error::other)?;
     // Kinds of `expand`: a run, noise, a count, a repetition.
     let mixture = [0, 0xff, 0x40, 5, 0xf1, 0, 0x80, 1, 2, 3, 4, 0x12, 0, 0x90, 3, 0xff, 0x7f, 0xff, 0x0f];
     Ok(vec![
@@ -77,6 +82,12 @@ fn filters() -> std::io::Result<Seeds> {
         ("decode-33-filters", decode(&[FLETCHER; 33], 0, 8, 1, &[0; 12])),
         ("round-trip-gzip-4", [&[1, 5, 4], mixture.as_slice()].concat()),
         ("round-trip-gzip-9-of-odd-elements", [&[1, 10, 3], mixture.as_slice()].concat()),
+        ("round-trip-planes", [&[1, 11, 4], mixture.as_slice()].concat()),
+        ("round-trip-zstd", [&[1, 12, 4], mixture.as_slice()].concat()),
+        // A block of one byte repeated, 400 times.
+        ("decode-zstd", decode(&[ZSTD], 0, 400, 0, &[0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x90, 0, 0x83, 0x0c, 0, 7])),
+        // Bytes of which most are zero, as the encoder writes them.
+        ("decode-run-lengths", decode(&[DEFLATE], 0, 4096, 0, &run_lengths)),
         ("round-trip-lzf", [&[1, 1, 2], mixture.as_slice()].concat()),
         ("round-trip-of-nothing", vec![1, 5, 4]),
     ])

@@ -49,7 +49,8 @@ fn filter(input: &mut Input<'_>) -> Filter {
     let byte = input.u8();
     match byte & 3 {
         0 => Filter::Deflate { level: byte >> 2 },
-        1 => Filter::Lzf,
+        1 if byte >> 2 & 1 == 0 => Filter::Lzf,
+        1 => Filter::Zstd { level: byte >> 3 },
         2 => Filter::Fletcher32,
         // Element sizes as in files, zero among them, and now and then one that overflows.
         _ if byte >> 2 == 63 => Filter::Shuffle { element_size: input.u64() as usize },
@@ -59,9 +60,11 @@ fn filter(input: &mut Input<'_>) -> Filter {
 
 /// Encodes a chunk and decodes it again, here and with another inflater.
 fn round_trip(mut input: Input<'_>) {
-    let compression = match input.u8() % 11 {
+    let compression = match input.u8() % 13 {
         0 => Compression::None,
         1 => Compression::Lzf,
+        11 => Compression::Planes,
+        12 => Compression::Zstd,
         level => format!("gzip:{}", level - 1).parse().expect("a level from 1 to 9"),
     };
     let element_size = usize::from(input.u8());
@@ -77,7 +80,7 @@ fn round_trip(mut input: Input<'_>) {
     let mut back = vec![0xa5; raw.len()];
     decode_chunk(&filters, mask, &encoded, &mut back, &mut scratch).expect("what was encoded here decodes");
     assert!(back == raw, "{compression} of elements of {element_size}: {} bytes come back different", raw.len());
-    if let (Compression::Gzip(_), 0) = (compression, mask) {
+    if let (Compression::Planes | Compression::Gzip(_), 0) = (compression, mask) {
         let mut inflated = Vec::new();
         flate2::bufread::ZlibDecoder::new(encoded.as_slice()).read_to_end(&mut inflated).expect("zlib reads it");
         unshuffle(element_size, &inflated, &mut back);

@@ -150,7 +150,7 @@ def models(rng):
 ATTRIBUTES = {"name", "shape", "dtype", "layer_type", "model_name", "compression_info", "hash"}
 
 
-@pytest.mark.parametrize("compression", ["default", "gzip", "gzip:1", "gzip:9", "lzf", "none"])
+@pytest.mark.parametrize("compression", ["default", "planes", "gzip", "gzip:1", "gzip:9", "lzf", "none"])
 def test_stock_h5py_and_coral_read_every_weight_written_here(cli, tmp_path, rng, compression):
     wanted = models(rng)
     file = save(tmp_path / "model.safetensors", wanted, {"format": "pt"})

@@ -6,7 +6,7 @@ import pytest
 from helpers import DAMAGED, h5_weights, random_model, save, sha256
 
 
-@pytest.fixture(params=["gzip", "lzf", "none"])
+@pytest.fixture(params=["planes", "gzip", "lzf", "none"])
 def closed(request, cli, tmp_path, rng):
     """A store with tensors of every layout: in the header, one chunk, many chunks; and the file it was made from."""
     model = {

@@ -20,7 +20,7 @@ def state_of(*models):
 
 
 @pytest.mark.parametrize("readers", [1, 2])
-@pytest.mark.parametrize("compression", ["gzip", "none"])
+@pytest.mark.parametrize("compression", ["planes", "gzip", "none"])
 def test_a_reader_in_another_process_sees_only_committed_states(cli, tmp_path, rng, readers, compression):
     store = tmp_path / "models.h5"
     committed = []  # every state there ever was, in order

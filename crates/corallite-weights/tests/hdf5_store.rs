@@ -28,7 +28,7 @@ fn tensor(name: &str, shape: &[u64], seed: u32) -> WeightTensor {
 }
 
 fn compressions() -> Vec<Compression> {
-    ["gzip:1", "gzip:4", "gzip:9", "lzf", "none"].map(|text| text.parse().unwrap()).to_vec()
+    ["planes", "gzip:1", "gzip:4", "gzip:9", "zstd", "lzf", "none"].map(|text| text.parse().unwrap()).to_vec()
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn large() -> impl Strategy<Value = WeightTensor> {
 }
 
 fn compressions() -> Vec<Compression> {
-    ["gzip:1", "gzip:4", "gzip:9", "lzf", "none"].map(|text| text.parse().unwrap()).to_vec()
+    ["planes", "gzip:1", "gzip:4", "gzip:9", "zstd", "lzf", "none"].map(|text| text.parse().unwrap()).to_vec()
 }
 
 /// Reads `key` in every way there is, and compares with what was stored.

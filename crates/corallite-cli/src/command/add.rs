@@ -47,10 +47,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 
-    /// How new weights are compressed: gzip, gzip:1 (fast) to gzip:9 (small), lzf or none
+    /// How new weights are compressed: planes, zstd, gzip:1 (fast) to gzip:9 (small), lzf or none
     ///
-    /// Every HDF5 reader understands gzip; h5py understands lzf too; none can be mapped into memory as it lies.
-    #[arg(long, value_name = "HOW", default_value = "gzip:4")]
+    /// Every HDF5 reader understands planes and gzip; h5py understands lzf too, and zstd with the package hdf5plugin;
+    /// none can be mapped into memory as it lies.
+    #[arg(long, value_name = "HOW", default_value = "planes")]
     compression: Compression,
 
     /// How many deltas may lie one on another; 0 stores every weight whole

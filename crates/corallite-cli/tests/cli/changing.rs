@@ -5,7 +5,7 @@ use crate::bench::Bench;
 #[test]
 fn what_was_added_is_exported_byte_for_byte() {
     let bench = Bench::with_store();
-    for (number, compression) in ["gzip", "gzip:9", "lzf", "none"].iter().enumerate() {
+    for (number, compression) in ["planes", "gzip:9", "zstd", "lzf", "none"].iter().enumerate() {
         let name = format!("m{number}");
         bench.model(&name, &[&name, "a"]);
         let file = format!("{name}.safetensors");
@@ -13,7 +13,7 @@ fn what_was_added_is_exported_byte_for_byte() {
         bench.run(["export", "models.h5", &name, "-o", "out"]).ok();
         assert!(bench.bytes("out") == bench.bytes(&file), "{compression}");
     }
-    assert_eq!(bench.checkpoints(), ["base", "m0", "m1", "m2", "m3"]);
+    assert_eq!(bench.checkpoints(), ["base", "m0", "m1", "m2", "m3", "m4"]);
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod repack;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use corallite_file::hdf5::File;
@@ -419,7 +420,8 @@ impl WeightTransaction<'_> {
             })
             .collect::<Result<Vec<_>>>()?;
         let by_hash: Vec<_> = weights.iter().map(|weight| (weight, None)).collect();
-        let (keys, tally) = self.store_for_checkpoint(&by_hash, watch)?;
+        let watch = Forgetful { watch, file, touched: AtomicU64::new(0) };
+        let (keys, tally) = self.store_for_checkpoint(&by_hash, &watch)?;
         let tensors = file
             .tensors_in_data_order()
             .zip(keys)
@@ -466,6 +468,32 @@ impl WeightTransaction<'_> {
     /// What libhdf5 reports.
     pub fn remove_checkpoint(&self, name: &str) -> Result<bool> {
         if check_name(name).is_err() { Ok(false) } else { self.unlink(CHECKPOINTS, name) }
+    }
+}
+
+/// Passes on what it is told, and gives memory of a mapped file back whenever much of it was touched.
+struct Forgetful<'a> {
+    watch: &'a dyn Watch,
+    file: &'a SafetensorsFile,
+    touched: AtomicU64,
+}
+
+impl Watch for Forgetful<'_> {
+    fn advance(&self, bytes: u64) {
+        self.watch.advance(bytes);
+    }
+
+    fn touched(&self, bytes: u64) {
+        const MUCH: u64 = 128 << 20;
+        self.watch.touched(bytes);
+        let before = self.touched.fetch_add(bytes, Ordering::Relaxed);
+        if before / MUCH != (before + bytes) / MUCH {
+            self.file.forget_touched();
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.watch.is_cancelled()
     }
 }
 

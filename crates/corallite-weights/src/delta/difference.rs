@@ -123,11 +123,14 @@ impl Difference {
             return;
         };
         let mut next = starts::<T, N>(base, self.is_big, field);
-        for (weight, base) in pairs {
-            let place = &mut next[base.field(field)];
-            out[*place as usize] = weight.minus(base).to_bytes();
+        for_each_lane(base.len(), |lane, i| {
+            let (weight, base) = (T::read(weight[i], self.is_big), T::read(base[i], self.is_big));
+            let place = &mut next[lane][base.field(field)];
+            if let Some(out) = out.get_mut(*place) {
+                *out = weight.minus(base).to_bytes();
+            }
             *place += 1;
-        }
+        });
     }
 
     fn decode_wide<T: Bits<N>, const N: usize>(&self, encoded: &[u8], base: &[u8], out: &mut [u8]) {
@@ -139,24 +142,42 @@ impl Difference {
             return;
         };
         let mut next = starts::<T, N>(base, self.is_big, field);
-        for (out, base) in out.iter_mut().zip(base) {
-            let base = T::read(*base, self.is_big);
-            let place = &mut next[base.field(field)];
-            *out = base.plus(T::read(encoded[*place as usize], false)).write(self.is_big);
+        for_each_lane(base.len(), |lane, i| {
+            let base = T::read(base[i], self.is_big);
+            let place = &mut next[lane][base.field(field)];
+            if let Some(encoded) = encoded.get(*place) {
+                out[i] = base.plus(T::read(*encoded, false)).write(self.is_big);
+            }
             *place += 1;
-        }
+        });
     }
 }
 
-/// Where the elements of each exponent begin.
-fn starts<T: Bits<N>, const N: usize>(base: &[[u8; N]], is_big: bool, field: (u32, u64)) -> [u64; BUCKETS] {
-    let mut starts = [0; BUCKETS];
-    for base in base {
-        starts[T::read(*base, is_big).field(field)] += 1;
+/// A run of elements is sorted in so many parts at once: neighbours often have one exponent, and each would wait for the place
+/// that the one before it leaves.
+const LANES: usize = 4;
+
+/// Calls `each` with every index below `len` and the part it is in, those of a part in order.
+#[inline(always)]
+fn for_each_lane(len: usize, mut each: impl FnMut(usize, usize)) {
+    let part = len / LANES;
+    for i in 0..part {
+        for lane in 0..LANES {
+            each(lane, lane * part + i);
+        }
     }
+    (LANES * part..len).for_each(|i| each(LANES - 1, i));
+}
+
+/// Where the elements of each exponent begin, for each part.
+fn starts<T: Bits<N>, const N: usize>(base: &[[u8; N]], is_big: bool, field: (u32, u64)) -> [[usize; BUCKETS]; LANES] {
+    let mut starts = [[0; BUCKETS]; LANES];
+    for_each_lane(base.len(), |lane, i| starts[lane][T::read(base[i], is_big).field(field)] += 1);
     let mut sum = 0;
-    for start in &mut starts {
-        sum += std::mem::replace(start, sum);
+    for bucket in 0..BUCKETS {
+        for lane in &mut starts {
+            sum += std::mem::replace(&mut lane[bucket], sum);
+        }
     }
     starts
 }

@@ -19,7 +19,7 @@ use flate2::{Compress, FlushCompress, Status};
 
 use super::GzipLevel;
 use super::bits::{BitWriter, Literals};
-use super::huffman::{Code, END_OF_BLOCK, Histogram, SYMBOLS, cost_in_bits, entropy_in_bits, histogram};
+use super::huffman::{Code, END_OF_BLOCK, Histogram, SYMBOLS, cost_in_bits, entropy_in_bits, histogram, ideal_bits};
 use super::repeats::{Repeats, telling_length};
 use super::runs::{Plan, Runs, length_symbol};
 use crate::error::{Error, Result};
@@ -65,7 +65,10 @@ struct Block {
     range: Range<usize>,
     /// `None` for noise.
     counts: Option<Box<Histogram>>,
+    /// What it takes without runs.
     bits: f32,
+    /// Its information and the header of a code: what it would take if runs cost nothing, to compare with that of others.
+    ideal: f32,
 }
 
 /// Appends `src` as a zlib stream to `out`. `src` consists of planes of `plane_len` bytes, and a shorter rest.
@@ -124,14 +127,15 @@ fn judge(src: &[u8], range: Range<usize>) -> Block {
     let bytes = &src[range.clone()];
     let stored = bytes.len() as f32 * 8.0;
     if bytes.len() == BLOCK && is_noise(bytes) {
-        return Block { range, counts: None, bits: stored };
+        return Block { range, counts: None, bits: stored, ideal: stored };
     }
     let counts = histogram(bytes);
     let huffman = cost_in_bits(&counts, bytes.len());
     if huffman < stored * (1.0 - MIN_SAVING) {
-        Block { range, counts: Some(Box::new(counts)), bits: huffman }
+        let ideal = ideal_bits(&counts, bytes.len());
+        Block { range, counts: Some(Box::new(counts)), bits: huffman, ideal }
     } else {
-        Block { range, counts: None, bits: stored }
+        Block { range, counts: None, bits: stored, ideal: stored }
     }
 }
 
@@ -168,18 +172,24 @@ fn merge(open: &mut Option<Block>, block: Block) -> Option<Block> {
         (Some(counts), Some(more)) => {
             let mut sum = **counts;
             sum.iter_mut().zip(more.iter()).for_each(|(sum, more)| *sum += more);
-            let bits = cost_in_bits(&sum, last.range.len() + block.range.len());
-            if bits > (last.bits + block.bits) * (1.0 + MERGE_COST) {
+            let len = last.range.len() + block.range.len();
+            let ideal = ideal_bits(&sum, len);
+            if ideal > (last.ideal + block.ideal) * (1.0 + MERGE_COST) {
                 return open.replace(block);
             }
             **counts = sum;
-            last.bits = bits;
-            last.range.end = block.range.end;
+            *last = Block {
+                range: last.range.start..block.range.end,
+                counts: last.counts.take(),
+                bits: cost_in_bits(&sum, len),
+                ideal,
+            };
             return None;
         }
         _ => return open.replace(block),
     }
     last.bits += block.bits;
+    last.ideal += block.ideal;
     last.range.end = block.range.end;
     None
 }

@@ -60,11 +60,21 @@ pub(super) fn log2(count: u32) -> f32 {
     exponent as f32 + (((0.155_449 * m - 1.039_276) * m + 3.029_512) * m - 2.144_961)
 }
 
+/// About what a header takes: for itself, and for each symbol.
+const HEADER_BITS: f32 = 160.0;
+const BITS_PER_SYMBOL: f32 = 3.0;
+
 /// About how many bits a Huffman block takes for bytes with this histogram, its header included.
 pub(super) fn cost_in_bits(counts: &Histogram, len: usize) -> f32 {
     // No code is shorter than a bit.
     let (bits, symbols) = information(counts, len, 1.0);
-    bits * 1.003 + 160.0 + 3.0 * symbols as f32
+    bits * 1.003 + HEADER_BITS + BITS_PER_SYMBOL * symbols as f32
+}
+
+/// The information in bytes with this histogram and the header of their code.
+pub(super) fn ideal_bits(counts: &Histogram, len: usize) -> f32 {
+    let (bits, symbols) = information(counts, len, 0.0);
+    bits + HEADER_BITS + BITS_PER_SYMBOL * symbols as f32
 }
 
 /// The information in bytes with this histogram.

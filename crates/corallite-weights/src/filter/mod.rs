@@ -2,7 +2,7 @@
 //!
 //! Chunks are encoded and decoded here so that it can happen on every core, outside libhdf5's lock.
 //! What [`encode_chunk`] writes is what HDF5's own filters could have written: any reader inflates it
-//! with no plugin. What [`decode_chunk`] reads may come from anywhere and is trusted in nothing; it
+//! with no plugin, [`Compression::Zstd`] excepted. What [`decode_chunk`] reads may come from anywhere and is trusted in nothing; it
 //! never allocates more than the raw chunk and a few bytes.
 
 mod bits;
@@ -14,6 +14,7 @@ mod lzf;
 mod repeats;
 mod runs;
 mod shuffle;
+mod zstd;
 
 use std::fmt;
 use std::str::FromStr;
@@ -66,6 +67,9 @@ pub enum Compression {
     Planes,
     /// The same, with sequences that repeat looked for at this level.
     Gzip(GzipLevel),
+    /// `shuffle` + `zstd` (filter 32015), for readers that have the package `hdf5plugin`: the fastest of those that make
+    /// weights smaller, and one percent larger than [`Compression::Planes`].
+    Zstd,
     /// `shuffle` + `lzf`, which every h5py reads.
     Lzf,
     /// Bytes as they are, which can be mapped into memory.
@@ -79,6 +83,7 @@ impl Compression {
         let coder = match self {
             Self::Planes => Filter::Deflate { level: PLANES_LEVEL.get() },
             Self::Gzip(level) => Filter::Deflate { level: level.get() },
+            Self::Zstd => Filter::Zstd { level: zstd::LEVEL },
             Self::Lzf => Filter::Lzf,
             Self::None => return Vec::new(),
         };
@@ -94,13 +99,14 @@ impl FromStr for Compression {
         match text {
             "planes" => Some(Self::Planes),
             "gzip" => Some(Self::Gzip(GzipLevel::default())),
+            "zstd" => Some(Self::Zstd),
             "lzf" => Some(Self::Lzf),
             "none" => Some(Self::None),
             other => other.strip_prefix("gzip:").and_then(level),
         }
         .ok_or_else(|| {
             let text: String = text.chars().take(40).collect();
-            Error::unsupported(format!("compression `{text}`; use planes, gzip, gzip:1 to gzip:9, lzf or none"))
+            Error::unsupported(format!("compression `{text}`; use planes, gzip, gzip:1 to gzip:9, zstd, lzf or none"))
         })
     }
 }
@@ -110,6 +116,7 @@ impl fmt::Display for Compression {
         match self {
             Self::Planes => f.write_str("planes"),
             Self::Gzip(level) => write!(f, "gzip:{}", level.get()),
+            Self::Zstd => f.write_str("zstd"),
             Self::Lzf => f.write_str("lzf"),
             Self::None => f.write_str("none"),
         }
@@ -132,6 +139,11 @@ pub enum Filter {
     },
     /// HDF5 filter 32000, h5py's: an LZF stream.
     Lzf,
+    /// HDF5 filter 32015, `hdf5plugin`'s: zstd frames.
+    Zstd {
+        /// The level it was written with. Decoding does not need it.
+        level: u8,
+    },
     /// HDF5 filter 3: a checksum of four bytes after the data.
     Fletcher32,
 }
@@ -144,6 +156,7 @@ impl Filter {
             Self::Shuffle { .. } => 2,
             Self::Fletcher32 => 3,
             Self::Lzf => 32000,
+            Self::Zstd { .. } => 32015,
         }
     }
 
@@ -154,6 +167,7 @@ impl Filter {
             Self::Shuffle { .. } => "shuffle",
             Self::Fletcher32 => "fletcher32",
             Self::Lzf => "lzf",
+            Self::Zstd { .. } => "zstd",
         }
     }
 }
@@ -166,6 +180,7 @@ pub struct Scratch {
     next: Vec<u8>,
     deflater: deflate::Deflater,
     lzf: lzf::Table,
+    zstd: zstd::Zstd,
     inflater: Inflater,
 }
 
@@ -234,6 +249,10 @@ pub fn encode_chunk(
             deflate::zlib(planes, plane_len, level, &mut scratch.deflater, out)?;
             out.len() < raw.len()
         }
+        Compression::Zstd => {
+            scratch.zstd.compress(planes, raw.len() / element_size, out)?;
+            out.len() < raw.len()
+        }
         Compression::Lzf => lzf::compress(planes, &mut scratch.lzf, out),
         Compression::None => false,
     };
@@ -267,7 +286,7 @@ pub fn decode_chunk(
         .filter(|(i, filter)| filter_mask >> i & 1 == 0 && !matches!(filter, Filter::Shuffle { element_size: 1 }))
         .map(|(_, filter)| *filter)
         .collect();
-    let Scratch { stage, next, inflater, .. } = scratch;
+    let Scratch { stage, next, inflater, zstd, .. } = scratch;
     // The bytes between two filters: `encoded` at first, then `stage`. A checksum is cut off by lowering `len`.
     let mut staged = false;
     let mut len = encoded.len();
@@ -285,7 +304,7 @@ pub fn decode_chunk(
             next.resize(want, 0);
             next.as_mut_slice()
         };
-        apply(*filter, input, target, inflater)?;
+        apply(*filter, input, target, inflater, zstd)?;
         if last {
             return Ok(());
         }
@@ -304,13 +323,19 @@ fn len_before(earlier: &[Filter], raw: usize) -> Result<usize> {
     earlier.iter().try_fold(raw, |len, filter| match filter {
         Filter::Shuffle { .. } => Ok(len),
         Filter::Fletcher32 => len.checked_add(4).ok_or_else(|| Error::filter("fletcher32", "the chunk is too long")),
-        Filter::Deflate { .. } | Filter::Lzf => {
+        Filter::Deflate { .. } | Filter::Lzf | Filter::Zstd { .. } => {
             Err(Error::unsupported("chunks that were compressed and filtered again; rewrite the dataset with h5repack"))
         }
     })
 }
 
-fn apply(filter: Filter, input: &[u8], target: &mut [u8], inflater: &mut Inflater) -> Result<()> {
+fn apply(
+    filter: Filter,
+    input: &[u8],
+    target: &mut [u8],
+    inflater: &mut Inflater,
+    zstd: &mut zstd::Zstd,
+) -> Result<()> {
     match filter {
         Filter::Shuffle { element_size } => {
             if input.len() != target.len() || element_size == 0 {
@@ -332,6 +357,7 @@ fn apply(filter: Filter, input: &[u8], target: &mut [u8], inflater: &mut Inflate
             }
         }
         Filter::Lzf => lzf::decompress(input, target),
+        Filter::Zstd { .. } => zstd.decompress(input, target),
         Filter::Fletcher32 => Err(Error::filter("fletcher32", "it is verified, not applied")),
     }
 }

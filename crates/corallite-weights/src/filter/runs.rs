@@ -213,3 +213,49 @@ fn equal_bytes(a: &[u8; 64], b: &[u8; 64]) -> u64 {
 fn times_log(count: u32) -> f32 {
     if count == 0 { 0.0 } else { count as f32 * log2(count) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::filter::huffman::histogram;
+
+    proptest! {
+        #[test]
+        fn literals_and_matches_together_are_the_bytes(
+            stretches in proptest::collection::vec((0..3u8, prop_oneof![1..12usize, 1..600usize]), 0..60),
+        ) {
+            let bytes: Vec<u8> = stretches.iter().flat_map(|&(value, length)| vec![value; length]).collect();
+            let mut runs = Runs::default();
+            let Some(plan) = runs.plan(&bytes, &histogram(&bytes)) else { return Ok(()) };
+            let mut found = (Vec::new(), [0u32; SYMBOLS]);
+            found.1[256] = 1;
+            runs.for_each(
+                &bytes,
+                plan.threshold,
+                &mut found,
+                |(out, weights), literals| {
+                    out.extend_from_slice(literals);
+                    literals.iter().for_each(|&byte| weights[usize::from(byte)] += 1);
+                },
+                |(out, weights), length| {
+                    weights[length_symbol(length).0] += 1;
+                    let last = out.last().copied().unwrap_or(0xff);
+                    out.extend(std::iter::repeat_n(last, length as usize));
+                },
+            );
+            prop_assert_eq!(found.0, bytes);
+            prop_assert!(found.1 == plan.weights);
+        }
+    }
+
+    #[test]
+    fn lengths_have_the_symbols_of_the_standard() {
+        for (length, symbol) in
+            [(3, (257, 0, 0)), (11, (265, 0, 1)), (12, (265, 1, 1)), (257, (284, 30, 5)), (258, (285, 0, 0))]
+        {
+            assert_eq!(length_symbol(length), symbol);
+        }
+    }
+}

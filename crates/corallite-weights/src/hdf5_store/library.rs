@@ -274,6 +274,7 @@ unsafe fn filters(list: hid_t) -> Option<Vec<Filter>> {
                     2 => Some(Filter::Shuffle { element_size: values[0] as usize }).filter(|_| values[0] > 0),
                     3 => Some(Filter::Fletcher32),
                     32000 => Some(Filter::Lzf),
+                    32015 => Some(Filter::Zstd { level: values[0] as u8 }),
                     _ => None,
                 }
             })

@@ -28,7 +28,7 @@ impl Default for Hdf5Options {
 }
 
 impl Hdf5Options {
-    /// gzip level 4, mode `a`.
+    /// Compression `planes`, mode `a`.
     pub fn new() -> Self {
         Self::default()
     }

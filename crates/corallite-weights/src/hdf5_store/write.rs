@@ -20,7 +20,7 @@ use crate::delta::Difference;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::filter::{Compression, Filter, Scratch, encode_chunk};
-use crate::hash::{WeightHash, content_hash};
+use crate::hash::{ContentHasher, WeightHash, content_hash};
 use crate::tensor::WeightTensor;
 
 /// Tensors below this size are kept in the object header when compression is on: an index costs more than it saves.
@@ -33,6 +33,12 @@ const BATCH_CHUNKS: usize = 256;
 pub trait Watch: Sync {
     /// So many bytes of input have been dealt with since the last call.
     fn advance(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
+    /// So many bytes of input have been read since the last call. The same bytes may be read more than once: to hash them,
+    /// and to store them.
+    fn touched(&self, bytes: u64) {
         let _ = bytes;
     }
 
@@ -125,7 +131,7 @@ impl<'a> Planned<'a> {
 fn step(filter: &Filter) -> FilterStep {
     let parameters = match *filter {
         Filter::Shuffle { element_size } => vec![element_size as u32],
-        Filter::Deflate { level } => vec![level.into()],
+        Filter::Deflate { level } | Filter::Zstd { level } => vec![level.into()],
         Filter::Lzf | Filter::Fletcher32 => Vec::new(),
     };
     FilterStep { id: filter.id() as u16, name: filter.name().to_owned(), optional: true, parameters }
@@ -164,6 +170,7 @@ pub(crate) fn write_all(
         writer.write_whole(weight)?;
         if weight.new.place.is_none() {
             watch.advance(weight.new.data.len() as u64);
+            watch.touched(weight.new.data.len() as u64);
         }
     }
     if batches.is_empty() {
@@ -176,6 +183,7 @@ pub(crate) fn write_all(
             stop_if_cancelled(watch)?;
             for chunk in encoder.encode(&planned, batch, compression)? {
                 watch.advance(chunk.raw);
+                watch.touched(chunk.raw);
                 writer.write_chunk(&chunk)?;
             }
         }
@@ -223,6 +231,7 @@ fn receive(receiver: &Receiver<Result<Vec<Encoded>>>, writer: &mut Writer<'_>, w
         stop_if_cancelled(watch)?;
         for chunk in batch? {
             watch.advance(chunk.raw);
+            watch.touched(chunk.raw);
             writer.write_chunk(&chunk)?;
         }
     }
@@ -330,6 +339,9 @@ pub(crate) struct Hashed {
     pub(crate) place: Option<u64>,
 }
 
+/// Bytes that are hashed at a time, so that a mapped file need not be in memory whole.
+const HASH_PIECE: usize = 32 << 20;
+
 /// From this size on a weight is worth writing while it is hashed.
 const OVERLAP_FROM: u64 = 256 << 10;
 
@@ -350,8 +362,12 @@ pub(crate) fn hash_all(
                 return Ok(None);
             }
             let data = weight.data()?;
-            let hash = content_hash(weight.dtype(), weight.shape(), &data);
-            Ok(Some(Hashed { data, hash, place: None }))
+            let mut hasher = ContentHasher::new(weight.dtype(), weight.shape());
+            for piece in data.chunks(HASH_PIECE) {
+                hasher.update(piece);
+                watch.touched(piece.len() as u64);
+            }
+            Ok(Some(Hashed { data, hash: hasher.finish(), place: None }))
         })
         .collect::<Result<_>>()?;
     for (weight, hashed) in weights.iter().zip(&mut hashed).filter(|(weight, _)| is_large(weight)) {
@@ -360,6 +376,7 @@ pub(crate) fn hash_all(
         let (place, hash) =
             rayon::join(|| place(transaction, &data), || content_hash(weight.dtype(), weight.shape(), &data));
         watch.advance(data.len() as u64);
+        watch.touched(data.len() as u64);
         *hashed = Some(Hashed { place: Some(place?), hash, data });
     }
     Ok(hashed.into_iter().flatten().collect())

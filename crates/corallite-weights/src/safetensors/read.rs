@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::header::{Header, MAX_HEADER_LEN, PREFIX, TensorInfo, in_memory, too_long};
-use super::map::map;
+use super::map::Mapped;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::tensor::WeightTensor;
@@ -21,6 +21,7 @@ pub struct SafetensorsFile {
     path: PathBuf,
     header: Header,
     data: Bytes,
+    mapped: Option<Mapped>,
 }
 
 /// One tensor of a file.
@@ -72,8 +73,11 @@ impl SafetensorsFile {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let (file, len) = open_regular(path)?;
-        let bytes = if len == 0 { Bytes::new() } else { map(&file).map_err(|e| Error::io(path, e))? };
-        Self::parse(bytes, path.into())
+        if len == 0 {
+            return Self::parse(Bytes::new(), path.into());
+        }
+        let mapped = Mapped::new(&file).map_err(|e| Error::io(path, e))?;
+        Ok(Self { mapped: Some(mapped.clone()), ..Self::parse(mapped.bytes(), path.into())? })
     }
 
     /// Opens a file by reading all of it into memory.
@@ -125,7 +129,15 @@ impl SafetensorsFile {
             let extra = got - header.data_len();
             return Err(fail(data_start + header.data_len(), format!("{extra} bytes follow the last tensor")));
         }
-        Ok(Self { data: bytes.slice(data_start as usize..), header, path })
+        Ok(Self { data: bytes.slice(data_start as usize..), header, path, mapped: None })
+    }
+
+    /// Gives back the memory that a mapped file takes for what was touched of it; what is touched again is read again. For
+    /// going through files that are larger than memory.
+    pub fn forget_touched(&self) {
+        if let Some(mapped) = &self.mapped {
+            mapped.forget();
+        }
     }
 
     /// The file's path, or `<memory>`.
