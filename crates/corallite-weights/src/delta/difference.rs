@@ -122,15 +122,22 @@ impl Difference {
             }
             return;
         };
-        let mut next = starts::<T, N>(base, self.is_big, field);
-        for_each_lane(base.len(), |lane, i| {
-            let (weight, base) = (T::read(weight[i], self.is_big), T::read(base[i], self.is_big));
-            let place = &mut next[lane][base.field(field)];
+        let (is_big, mut next) = (self.is_big, starts::<T, N>(base, self.is_big, field));
+        let mut put = |next: &mut [usize; BUCKETS], weight: &[u8; N], base: &[u8; N]| {
+            let (weight, base) = (T::read(*weight, is_big), T::read(*base, is_big));
+            let place = &mut next[base.field(field)];
             if let Some(out) = out.get_mut(*place) {
                 *out = weight.minus(base).to_bytes();
             }
             *place += 1;
-        });
+        };
+        let ((weights, weights_rest), (bases, bases_rest)) = (lanes(weight), lanes(base));
+        for i in 0..base.len() / LANES {
+            for (next, (weights, bases)) in next.iter_mut().zip(weights.iter().zip(&bases)) {
+                put(next, &weights[i], &bases[i]);
+            }
+        }
+        weights_rest.iter().zip(bases_rest).for_each(|(weight, base)| put(&mut next[LANES - 1], weight, base));
     }
 
     fn decode_wide<T: Bits<N>, const N: usize>(&self, encoded: &[u8], base: &[u8], out: &mut [u8]) {
@@ -156,6 +163,13 @@ impl Difference {
 /// A run of elements is sorted in so many parts at once: neighbours often have one exponent, and each would wait for the place
 /// that the one before it leaves.
 const LANES: usize = 4;
+
+/// The parts, and what is left when all have one length, which belongs to the last of them.
+#[inline(always)]
+fn lanes<T>(all: &[T]) -> ([&[T]; LANES], &[T]) {
+    let part = all.len() / LANES;
+    (std::array::from_fn(|lane| &all[lane * part..][..part]), &all[LANES * part..])
+}
 
 /// Calls `each` with every index below `len` and the part it is in, those of a part in order.
 #[inline(always)]
