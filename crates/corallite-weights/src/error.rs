@@ -188,6 +188,16 @@ impl Error {
         Self::Io { path: path.into(), source }
     }
 
+    /// Whether it is about one weight, which is damaged or cannot be understood, rather than about the store.
+    pub(crate) fn is_of_one_weight(&self) -> bool {
+        use corallite_file::Error as File;
+        match self {
+            Self::Damaged { .. } | Self::Filter { .. } | Self::ShapeMismatch { .. } | Self::Unsupported { .. } => true,
+            Self::File(error) => matches!(error, File::Damaged { .. } | File::Hdf5 { .. }),
+            _ => false,
+        }
+    }
+
     pub(crate) fn filter(filter: &'static str, problem: impl Into<String>) -> Self {
         Self::Filter { filter, problem: problem.into() }
     }

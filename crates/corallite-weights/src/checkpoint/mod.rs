@@ -37,7 +37,7 @@ use crate::filter::Compression;
 use crate::hash::WeightHash;
 use crate::hdf5_store::{
     CHECKPOINTS, Damage, Hdf5Store, Pages, Purpose, Reference, Tally, Unwatched, Watch, WeightTransaction, references,
-    stop_if_cancelled,
+    stop_if_cancelled, unknown_base,
 };
 use crate::safetensors::SafetensorsFile;
 use crate::store::WeightStore;
@@ -294,7 +294,8 @@ impl<'a> Checkpoints<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::DamagedCheckpoint`] when it cannot be known what is needed; nothing is freed then.
+    /// [`Error::DamagedCheckpoint`], or [`Error::Damaged`] for a weight that is needed and does not say what it is a delta of,
+    /// when it cannot be known what is needed; nothing is freed then.
     pub fn gc(&self, watch: &dyn Watch) -> Result<GcReport> {
         let report = self.store.transaction::<_, Error>(|transaction| {
             let mut report = GcReport::default();
@@ -323,10 +324,11 @@ impl<'a> Checkpoints<'a> {
         let mut needed: HashSet<WeightHash> = self::needed(pages, file)?.into_keys().collect();
         let mut bases = HashMap::new();
         for Reference { name, reference, is_weight } in references(pages, file)? {
-            if is_weight {
-                bases.insert(WeightHash::new(name)?, reference);
-            } else {
-                needed.insert(reference);
+            let name = WeightHash::new(name)?;
+            match reference {
+                reference if is_weight => drop(bases.insert(name, reference)),
+                Ok(reference) => drop(needed.insert(reference)),
+                Err(problem) => return Err(unknown_base(&name, &problem)),
             }
         }
         let mut candidates = Vec::new();
@@ -353,10 +355,14 @@ impl<'a> Checkpoints<'a> {
         // Whatever is needed needs its base.
         let mut open: Vec<WeightHash> = needed.iter().cloned().collect();
         while let Some(key) = open.pop() {
-            if let Some(base) = bases.get(&key)
-                && needed.insert(base.clone())
-            {
-                open.push(base.clone());
+            match bases.get(&key) {
+                Some(Ok(base)) => {
+                    if needed.insert(base.clone()) {
+                        open.push(base.clone());
+                    }
+                }
+                Some(Err(problem)) => return Err(unknown_base(&key, problem)),
+                None => {}
             }
         }
         candidates.retain(|(key, _)| !needed.contains(key));

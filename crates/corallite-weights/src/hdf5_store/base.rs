@@ -17,7 +17,7 @@ use super::stored::{Decoder, Stored, dataset_dims};
 use crate::checkpoint::{Checkpoint, CheckpointTensor};
 use crate::delta::{Difference, Order};
 use crate::dtype::Dtype;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::filter::{Compression, Scratch, encode_chunk};
 use crate::hash::WeightHash;
 
@@ -51,6 +51,8 @@ pub(crate) struct Bases<'a> {
     compression: Compression,
     /// The longest chain that is made.
     longest: usize,
+    /// Weights that are no bases.
+    without: HashSet<WeightHash>,
     by_name: HashMap<String, Vec<CheckpointTensor>>,
     by_kind: HashMap<(Dtype, Vec<u64>), Vec<WeightHash>>,
     /// Elements of each candidate at fixed places; `None` for one that cannot be read.
@@ -94,7 +96,8 @@ impl<'a> Bases<'a> {
                 by_kind.entry((tensor.dtype, tensor.shape.clone())).or_default().push(tensor.key.clone());
             }
         }
-        Self { transaction, compression, longest, by_name, by_kind, sketches: Mutex::default() }
+        let (without, sketches) = (without.clone(), Mutex::default());
+        Self { transaction, compression, longest, without, by_name, by_kind, sketches }
     }
 
     /// The base of which the difference is smallest; `None` when the weight is better stored whole.
@@ -167,7 +170,7 @@ impl<'a> Bases<'a> {
                 base = next.clone();
             }
         }
-        if !tried.insert(base.key.clone()) {
+        if self.without.contains(&base.key) || !tried.insert(base.key.clone()) {
             return Ok(());
         }
         let mut sizes = [(Order::Natural, 0), (Order::Exponent, 0)];
@@ -257,7 +260,7 @@ impl<'a> Bases<'a> {
 fn unless_damaged<T>(outcome: Result<T>) -> Result<Option<T>> {
     match outcome {
         Ok(value) => Ok(Some(value)),
-        Err(Error::Damaged { .. } | Error::ShapeMismatch { .. }) => Ok(None),
+        Err(error) if error.is_of_one_weight() => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -3,12 +3,13 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use corallite_file::hdf5::File;
+use corallite_file::hdf5::{Dataset, File, Group, Result as H5Result};
 use corallite_file::{AttributeValue, Snapshot, Transaction};
 use serde_json::Value as Json;
 
 use super::attributes::{
-    DELTA_TYPE, HASH, METADATA, ORIGINAL_DTYPE, ORIGINAL_SHAPE, REFERENCE_HASH, checksum, dtype_text,
+    self, DELTA_TYPE, Description, HASH, METADATA, ORIGINAL_DTYPE, ORIGINAL_SHAPE, REFERENCE_HASH, Unreadable,
+    checksum, dtype_text,
 };
 use super::library::{self, Value, read_integers, read_real, read_text, read_unsigned, write_attributes};
 use super::stored::{Body, Pages, Stored, dataset_dims};
@@ -102,7 +103,8 @@ fn numbers(original: &[i64], data: &[i64], ratio: f64) -> Vec<i64> {
 pub(crate) struct Reference {
     /// The name of the dataset; its key, if it is a weight.
     pub(crate) name: String,
-    pub(crate) reference: WeightHash,
+    /// What is wrong with its attributes, when they cannot be trusted to say it.
+    pub(crate) reference: std::result::Result<WeightHash, String>,
     /// Whether it is a weight, rather than a delta for its own sake.
     pub(crate) is_weight: bool,
 }
@@ -116,14 +118,82 @@ pub(crate) fn references(pages: &dyn Pages, file: &File) -> Result<Vec<Reference
     }
     let group = file.group(DELTAS).map_err(fail)?;
     for name in group.member_names().map_err(fail)? {
-        let dataset = group.dataset(&name).map_err(fail)?;
-        let reference = read_text(&dataset, REFERENCE_HASH).map_err(fail)?.unwrap_or_default();
-        let is_weight = library::has_attribute(&dataset, HASH).map_err(fail)?;
-        if let Ok(reference) = WeightHash::new(reference) {
-            references.push(Reference { name, reference, is_weight });
-        }
+        // What cannot even be opened may be a weight.
+        let (is_weight, reference) = look(&group, &name).unwrap_or_else(|error| (true, Err(error.to_string())));
+        references.push(Reference { name, reference, is_weight });
     }
     Ok(references)
+}
+
+/// Whether a dataset below `/deltas` is a weight, and what it refers to, or what is wrong with its attributes.
+fn look(group: &Group, name: &str) -> H5Result<(bool, std::result::Result<WeightHash, String>)> {
+    let dataset = group.dataset(name)?;
+    if library::has_attribute(&dataset, HASH)? {
+        return Ok((true, reference_of_weight(&dataset, name)?));
+    }
+    let found = Texts::read(&dataset)?;
+    let reference = match found.is_as_written {
+        true => WeightHash::new(found.reference).map_err(|error| error.to_string()),
+        false => Err(OTHER_CHECKSUM.to_owned()),
+    };
+    Ok((false, reference))
+}
+
+/// What a weight is stored as the difference to, or what is wrong with its attributes.
+fn reference_of_weight(dataset: &Dataset, name: &str) -> H5Result<std::result::Result<WeightHash, String>> {
+    let Ok(key) = WeightHash::new(name) else { return Ok(Err("its name is no key".to_owned())) };
+    match attributes::read(dataset, library::own_type(dataset)?, &key) {
+        Ok(Description { delta: Some(delta), .. }) => Ok(Ok(delta.reference)),
+        Ok(_) => Ok(Err("it does not say what it is a delta of".to_owned())),
+        Err(Unreadable::Damaged(problem)) => Ok(Err(problem)),
+        Err(Unreadable::Library(error)) => Err(error),
+    }
+}
+
+const OTHER_CHECKSUM: &str = "its attributes do not match their checksum";
+
+/// What the attributes of a delta for its own sake say.
+struct Texts {
+    delta_type: String,
+    original_dtype: String,
+    reference: String,
+    metadata: String,
+    data_dtype: String,
+    data_hash: String,
+    original_shape: Option<Vec<i64>>,
+    data_shape: Vec<i64>,
+    compression_ratio: f64,
+    /// Whether they match their checksum, if they have one.
+    is_as_written: bool,
+}
+
+impl Texts {
+    fn read(dataset: &Dataset) -> H5Result<Self> {
+        let text = |name: &CStr| read_text(dataset, name).map(Option::unwrap_or_default);
+        let mut found = Self {
+            delta_type: text(DELTA_TYPE)?,
+            original_dtype: text(ORIGINAL_DTYPE)?,
+            reference: text(REFERENCE_HASH)?,
+            metadata: text(METADATA)?,
+            data_dtype: text(DATA_DTYPE)?,
+            data_hash: text(DATA_HASH)?,
+            original_shape: read_integers(dataset, ORIGINAL_SHAPE)?,
+            data_shape: match read_integers(dataset, DATA_SHAPE)? {
+                Some(shape) => shape,
+                None => dataset.shape().iter().map(|&dim| dim as i64).collect(),
+            },
+            compression_ratio: read_real(dataset, COMPRESSION_RATIO)?.unwrap_or(0.0),
+            is_as_written: true,
+        };
+        if let Some(expected) = read_unsigned(dataset, CHECKSUM)? {
+            let Self { delta_type, original_dtype, reference, metadata, data_dtype, data_hash, .. } = &found;
+            let texts = [delta_type, original_dtype, reference, metadata, data_dtype, data_hash];
+            let original_shape = found.original_shape.as_deref().unwrap_or_default();
+            let numbers = numbers(original_shape, &found.data_shape, found.compression_ratio);
+            found.is_as_written = checksum(&texts.map(String::as_str), &numbers) == expected;
+        }
+        Ok(found)
+    }
 }
 
 /// How many of the datasets below `/deltas` are weights, as the group notes it.
@@ -133,9 +203,10 @@ pub(crate) fn count_weights(pages: &dyn Pages, file: &File) -> Result<u64> {
     }
     let read = || {
         let group = file.group(DELTAS)?;
-        read_unsigned(&group, WEIGHTS_WITHIN)
+        // Another program may have removed some, or written anything.
+        Ok(read_unsigned(&group, WEIGHTS_WITHIN)?.map_or(0, |count| count.min(group.len())))
     };
-    Ok(read().map_err(|error| pages.explain("read /deltas", &error))?.unwrap_or(0))
+    Ok(read().map_err(|error| pages.explain("read /deltas", &error))?)
 }
 
 /// Notes how many of them are weights.
@@ -207,26 +278,21 @@ pub(crate) fn load(snapshot: &Snapshot, key: &WeightHash) -> Result<Option<Delta
         let stored = Stored::find(snapshot, file, key)?;
         return stored.map_or(Ok(None), |stored| of_weight(snapshot, &stored));
     }
-    let text = |name: &CStr| read_text(&dataset, name).map(Option::unwrap_or_default).map_err(fail);
-    let delta_type = text(DELTA_TYPE)?;
-    let original_dtype = text(ORIGINAL_DTYPE)?;
-    let reference = text(REFERENCE_HASH)?;
-    let metadata_text = text(METADATA)?;
-    let data_dtype_text = text(DATA_DTYPE)?;
-    let data_hash = text(DATA_HASH)?;
-    let original_shape =
-        read_integers(&dataset, ORIGINAL_SHAPE).map_err(fail)?.ok_or_else(|| damaged("it has no original_shape"))?;
-    let compression_ratio = read_real(&dataset, COMPRESSION_RATIO).map_err(fail)?.unwrap_or(0.0);
-    let data_shape = match read_integers(&dataset, DATA_SHAPE).map_err(fail)? {
-        Some(shape) => shape,
-        None => dataset.shape().iter().map(|&dim| dim as i64).collect(),
-    };
-    if let Some(expected) = read_unsigned(&dataset, CHECKSUM).map_err(fail)? {
-        let texts = [&delta_type, &original_dtype, &reference, &metadata_text, &data_dtype_text, &data_hash];
-        let found = checksum(&texts.map(String::as_str), &numbers(&original_shape, &data_shape, compression_ratio));
-        if found != expected {
-            return Err(damaged("its attributes do not match their checksum"));
-        }
+    let Texts {
+        delta_type,
+        original_dtype,
+        reference,
+        metadata: metadata_text,
+        data_dtype: data_dtype_text,
+        data_hash,
+        original_shape,
+        data_shape,
+        compression_ratio,
+        is_as_written,
+    } = Texts::read(&dataset).map_err(fail)?;
+    let original_shape = original_shape.ok_or_else(|| damaged("it has no original_shape"))?;
+    if !is_as_written {
+        return Err(damaged(OTHER_CHECKSUM));
     }
     let library::OwnType { dtype: own, order, .. } = library::own_type(&dataset).map_err(fail)?;
     let data_dtype = match (data_dtype_text.as_str(), own) {

@@ -62,7 +62,31 @@ pub(crate) const METADATA: &str = "metadata";
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 
 /// Weights that something refers to, each with one that does.
-pub(crate) type Needed = HashMap<WeightHash, String>;
+#[derive(Debug, Default)]
+pub(crate) struct Needed {
+    by: HashMap<WeightHash, String>,
+    /// What is damaged so that it could refer to any, and how.
+    unknown: Vec<(WeightHash, String)>,
+}
+
+impl Needed {
+    /// Refuses to take a weight away that something refers to, or may refer to.
+    fn check(&self, key: &WeightHash) -> Result<()> {
+        if let Some(by) = self.by.get(key) {
+            return Err(Error::InUse { key: key.clone(), by: by.clone() });
+        }
+        match self.unknown.iter().find(|(name, _)| name != key) {
+            Some((name, problem)) => Err(unknown_base(name, problem)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A damaged delta keeps everything that it may need.
+pub(crate) fn unknown_base(key: &WeightHash, problem: &str) -> Error {
+    let problem = format!("{problem}, so that what it is a delta of is unknown, and nothing can be removed");
+    Error::Damaged { key: key.clone(), problem }
+}
 
 /// A content-addressed store of weights in one HDF5 file.
 ///
@@ -327,12 +351,19 @@ impl Hdf5Store {
 
 /// What needs each weight: checkpoints, and deltas whose reference it is.
 pub(crate) fn needed(pages: &dyn Pages, file: &File) -> Result<Needed> {
-    let mut needed = crate::checkpoint::needed(pages, file)?;
+    let mut by = crate::checkpoint::needed(pages, file)?;
+    let mut unknown = Vec::new();
     for deltas::Reference { name, reference, is_weight } in deltas::references(pages, file)? {
         let kind = if is_weight { "weight" } else { "delta" };
-        needed.entry(reference).or_insert_with(|| format!("{kind} `{name}`, which is stored as the difference to it"));
+        match reference {
+            Ok(reference) => {
+                by.entry(reference)
+                    .or_insert_with(|| format!("{kind} `{name}`, which is stored as the difference to it"));
+            }
+            Err(problem) => unknown.push((WeightHash::new(name)?, problem)),
+        }
     }
-    Ok(needed)
+    Ok(Needed { by, unknown })
 }
 
 /// The file layer's error; a closed storage is a closed store.
@@ -393,9 +424,7 @@ impl WeightStore for Hdf5Store {
     fn delete(&self, hash_key: &WeightHash) -> Result<bool> {
         self.transaction(|transaction| {
             // Within the transaction: nobody can come to need it in between.
-            if let Some(by) = self.needed()?.get(hash_key) {
-                return Err(Error::InUse { key: hash_key.clone(), by: by.clone() });
-            }
+            self.needed()?.check(hash_key)?;
             transaction.unlink_weight(hash_key)
         })
     }

@@ -6,6 +6,8 @@ use crate::filter::Compression;
 
 /// So many deltas one on another, where nothing else is asked for.
 const LONGEST_CHAIN: usize = 8;
+/// So many are written at most, whatever is asked for: half of what can be read, since repacking lengthens chains for a while.
+pub(super) const MOST_IN_CHAIN: usize = 32;
 
 /// Settings of an [`Hdf5Store`](super::Hdf5Store).
 #[derive(Clone, Debug)]
@@ -45,7 +47,7 @@ impl Hdf5Options {
     /// reads all of its chain.
     #[must_use]
     pub fn longest_chain(mut self, deltas: usize) -> Self {
-        self.longest_chain = deltas.min(32);
+        self.longest_chain = deltas.min(MOST_IN_CHAIN);
         self
     }
 

@@ -414,8 +414,7 @@ impl Body {
     fn is_plausible(&self, length: u64) -> bool {
         match self.form {
             Form::Contiguous { .. } | Form::Held(_) | Form::Empty => true,
-            // Its base has as many bytes.
-            Form::Difference { .. } => length <= self.length,
+            Form::Difference { ref encoded, ref base, .. } => encoded.is_plausible(length) && base.is_plausible(length),
             Form::Chunked { ref filters, .. } => length <= densest(filters, self.stored_bytes()),
             Form::Library(_) => length <= densest(&[], self.stored_bytes()),
         }
@@ -546,7 +545,12 @@ impl Stored {
 
     /// How many deltas have to be applied one after another to read it; 0 for a weight that is stored whole.
     pub(crate) fn chain(&self) -> usize {
-        std::iter::successors(self.base(), |stored| stored.base()).count()
+        self.and_its_bases().count() - 1
+    }
+
+    /// It, what it is stored as the difference to, and so on.
+    pub(crate) fn and_its_bases(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |stored| stored.base())
     }
 
     pub(crate) fn metadata(&self) -> &WeightMetadata {

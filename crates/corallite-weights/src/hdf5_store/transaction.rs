@@ -7,8 +7,9 @@ use corallite_file::Transaction;
 use corallite_file::hdf5::{Dataset, File};
 use rayon::prelude::*;
 
-use super::attributes::{self, Description};
+use super::attributes::{self, DeltaOf, Description};
 use super::base::{Bases, Chosen, Workspace};
+use super::options::MOST_IN_CHAIN;
 use super::stored::{Pages, Stored};
 use super::write::{self, Groups, Hashed, New, Unwatched, Watch, stop_if_cancelled};
 use super::{DELTAS, Hdf5Store, WEIGHTS, deltas, library, lift};
@@ -98,9 +99,11 @@ impl WeightTransaction<'_> {
         }
     }
 
-    /// The same transaction, with at most so many deltas one on another; 0 stores every weight whole.
+    /// The same transaction, with at most so many deltas one on another; 0 stores every weight whole, more than 32 are taken
+    /// for 32.
     #[must_use]
     pub fn with_longest_chain(&self, longest_chain: usize) -> WeightTransaction<'_> {
+        let longest_chain = longest_chain.min(MOST_IN_CHAIN);
         WeightTransaction { longest_chain, ..self.with_compression(self.compression) }
     }
 
@@ -229,7 +232,10 @@ impl WeightTransaction<'_> {
         for ((new, description), chosen) in new.iter_mut().zip(descriptions).zip(chosen) {
             // The name may be taken by a delta that somebody keeps for its own sake.
             let Some(chosen) = chosen.filter(|_| !delta_group.link_exists(new.key.as_str())) else { continue };
+            // What has no chunks is stored whole; and those that it is given need not be those that it had.
+            let Some(chunks) = write::chunks(new, self.compression)? else { continue };
             let Chosen { difference, delta, base } = chosen;
+            let delta = DeltaOf { chunk: chunks.dims().to_vec(), ..delta };
             new.base = Some((difference, base));
             new.description = Arc::new(Description { delta: Some(delta), ..description });
             tally.deltas += 1;
@@ -285,6 +291,12 @@ impl WeightTransaction<'_> {
         }
         deltas::set_count(self.inner, deltas::count_weights(self.inner, self.inner.file())?.saturating_sub(1))?;
         self.unlink(DELTAS, key.as_str())
+    }
+
+    /// Whether a weight that is there could be a delta: not when a delta for its own sake has its key.
+    pub(crate) fn may_be_delta(&self, key: &WeightHash) -> bool {
+        let file = self.inner.file();
+        !(file.link_exists(&format!("{WEIGHTS}/{key}")) && file.link_exists(&format!("{DELTAS}/{key}")))
     }
 
     /// Puts weights out of the way of others of the same keys. Until [`Self::drop_aside`] their bytes stay readable: what is
@@ -364,7 +376,6 @@ mod tests {
     use crate::delta::{Difference, Order};
     use crate::dtype::Dtype;
     use crate::hdf5_store::Hdf5Options;
-    use crate::hdf5_store::attributes::DeltaOf;
     use crate::store::WeightStore;
 
     /// Weights that are each the difference to the one before, and the first to the last: no store makes that.

@@ -103,11 +103,7 @@ impl<'a> Planned<'a> {
     fn of(new: &'a New, compression: Compression) -> Result<Self> {
         let (dims, item) = dataset_dims(new.dtype, &new.shape)?;
         let length = new.data.len() as u64;
-        let chunks = match compression {
-            Compression::None => None,
-            _ if length < COMPACT_BELOW => None,
-            _ => Chunks::new(&dims, item),
-        };
+        let chunks = chunks(new, compression)?;
         let form = match chunks {
             Some(chunks) => {
                 let filters = compression.pipeline(item as usize).iter().map(step).collect();
@@ -125,6 +121,15 @@ impl<'a> Planned<'a> {
             _ => None,
         }
     }
+}
+
+/// The chunks that a weight is written in, unless it is written in one piece.
+pub(super) fn chunks(new: &New, compression: Compression) -> Result<Option<Chunks>> {
+    if compression == Compression::None || (new.data.len() as u64) < COMPACT_BELOW {
+        return Ok(None);
+    }
+    let (dims, item) = dataset_dims(new.dtype, &new.shape)?;
+    Ok(Chunks::new(&dims, item))
 }
 
 /// A filter as HDF5 records it. All are optional: a chunk that one does not make smaller leaves it out.
