@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::ThreadId;
 
+use corallite_file::hdf5::types::VarLenUnicode;
+use corallite_file::hdf5::{Dataset, Group};
 use corallite_file::{Buffer, Fault, Mode, Options, SimulatedDisk, Storage, StoredLayout, object_offset};
 use corallite_weights::delta::{Delta, DeltaEncoder};
 use corallite_weights::{
@@ -503,5 +505,105 @@ fn big_endian_weights_under_keys_of_the_callers_survive() -> Outcome {
         assert!(found.dtype() == big && found.data()? == step(5000, 0));
         assert!(store.load(&WeightHash::new("copy")?)?.unwrap().data()? == step(5000, 1));
     }
+    Ok(())
+}
+
+/// What another program may write of a delta of `reference`.
+fn describe(dataset: &Dataset, key: &str, shape: &[i64], delta: Option<(&str, &str, &[i64])>) -> Outcome {
+    let mut texts = vec![("name", "foreign"), ("dtype", "float32"), ("compression_info", "{}"), ("hash", key)];
+    dataset.new_attr::<i64>().shape(shape.len()).create("shape")?.write_raw(shape)?;
+    if let Some((delta_type, reference, chunk)) = delta {
+        texts.extend([("delta_type", delta_type), ("original_dtype", "float32"), ("reference_hash", reference)]);
+        dataset.new_attr::<i64>().shape(chunk.len()).create("sorted_within")?.write_raw(chunk)?;
+    }
+    for (name, text) in texts {
+        let text: VarLenUnicode = text.parse().map_err(|_| "a text with a NUL")?;
+        dataset.new_attr::<VarLenUnicode>().create(name)?.write_scalar(&text)?;
+    }
+    Ok(())
+}
+
+/// A store into which libhdf5 has written, with so many weights below /deltas, opened again.
+fn store_with(count: u64, write: impl FnOnce(&Group, &Group) -> Outcome) -> Outcome<Hdf5Store> {
+    let buffer = Buffer::new();
+    let store = Hdf5Store::open_source(buffer.clone(), Hdf5Options::new())?;
+    let file = store.storage().file()?;
+    write(&file.group("weights")?, &file.group("deltas")?)?;
+    file.group("deltas")?.new_attr::<u64>().create("weights")?.write_scalar(&count)?;
+    store.storage().flush()?;
+    store.close()?;
+    Ok(Hdf5Store::open_source(buffer, Hdf5Options::new())?)
+}
+
+#[test]
+fn forged_attributes_of_deltas_are_damage() -> Outcome {
+    const COUNT: i64 = 1 << 20;
+    const HUGE: usize = 1 << 29;
+    let kinds: [(&str, &str, &str, &[i64]); 10] = [
+        ("zeros", "zigzag", "base", &[0]),
+        ("negative", "zigzag", "base", &[-1]),
+        ("rank", "zigzag", "base", &[1, 1]),
+        ("none", "zigzag", "base", &[]),
+        ("itself", "zigzag", "itself", &[COUNT]),
+        ("type", "xor_float32", "base", &[COUNT]),
+        ("missing", "zigzag", "nobody", &[COUNT]),
+        ("single", "zigzag_by_exponent", "base", &[1]),
+        ("endless", "zigzag_by_exponent", "base", &[i64::MAX]),
+        ("one run", "zigzag_by_exponent", "base", &[4 * COUNT]),
+    ];
+    let store = store_with(u64::MAX, |weights, deltas| {
+        let base = weights.new_dataset::<f32>().shape(COUNT as usize).chunk(1 << 18).deflate(1).create("base")?;
+        base.write_raw(&vec![1.5_f32; COUNT as usize])?;
+        describe(&base, "base", &[COUNT], None)?;
+        for (key, delta_type, reference, chunk) in kinds {
+            let dataset = deltas.new_dataset::<u32>().shape(COUNT as usize).chunk(1 << 18).deflate(1).create(key)?;
+            dataset.write_raw(&vec![2_u32; COUNT as usize])?;
+            describe(&dataset, key, &[COUNT], Some((delta_type, reference, chunk)))?;
+        }
+        // Two gibibytes that neither has.
+        let huge = weights.new_dataset::<f32>().shape(HUGE).chunk(1 << 18).deflate(1).create("huge")?;
+        huge.write_slice(&vec![1.5_f32; 1 << 18], 0..1 << 18)?;
+        describe(&huge, "huge", &[HUGE as i64], None)?;
+        let dataset = deltas.new_dataset::<u32>().shape(HUGE).chunk(1 << 18).deflate(1).create("of-huge")?;
+        dataset.write_slice(&vec![2_u32; 1 << 18], 0..1 << 18)?;
+        describe(&dataset, "of-huge", &[HUGE as i64], Some(("zigzag", "huge", &[1 << 18])))
+    })?;
+    assert_eq!(store.count()?, 13);
+    let keys = kinds.iter().map(|(key, ..)| *key).filter(|key| *key != "one run").chain(["of-huge"]);
+    for key in keys {
+        let key = WeightHash::new(key)?;
+        let Err(Error::Damaged { problem, .. }) = store.load(&key) else { panic!("{key} was read") };
+        assert!(key.as_str() != "of-huge" || problem.contains("claims"), "{problem}");
+    }
+    // One run of all elements is none that is too large here.
+    let whole = store.load(&WeightHash::new("one run")?)?.unwrap();
+    assert!(whole.data()?.chunks_exact(4).all(|element| element == (1.5_f32.to_bits() + 1).to_le_bytes()));
+    assert!(matches!(store.delete(&WeightHash::new("base")?), Err(Error::InUse { .. })));
+    Ok(())
+}
+
+#[test]
+fn a_base_in_blocks_is_not_read_again_for_every_chunk() -> Outcome {
+    const SIDE: usize = 1400;
+    let store = store_with(1, |weights, deltas| {
+        let shape = [SIDE as i64, SIDE as i64];
+        let base = weights.new_dataset::<f32>().shape((SIDE, SIDE)).chunk((20, 20)).deflate(1).create("base")?;
+        base.write_raw(&vec![1.5_f32; SIDE * SIDE])?;
+        describe(&base, "base", &shape, None)?;
+        let dataset = deltas.new_dataset::<u32>().shape((SIDE, SIDE)).chunk((30, 30)).deflate(1).create("delta")?;
+        dataset.write_raw(&vec![2_u32; SIDE * SIDE])?;
+        // As small as may be.
+        describe(&dataset, "delta", &shape, Some(("zigzag_by_exponent", "base", &[3, SIDE as i64])))
+    })?;
+    let key = WeightHash::new("delta")?;
+    let started = std::time::Instant::now();
+    let expected = (1.5_f32.to_bits() + 1).to_le_bytes();
+    let read = [store.load(&key)?.unwrap().data()?, store.load_lazy(&key)?.unwrap().data()?];
+    let pieces: Vec<u8> = store.pieces(&key)?.unwrap().collect::<Result<Vec<_>, _>>()?.concat();
+    for bytes in [&read[0][..], &read[1][..], &pieces[..]] {
+        assert!(bytes.len() == SIDE * SIDE * 4 && bytes.chunks_exact(4).all(|element| element == expected));
+    }
+    assert!(store.load_rows(&key, 700..702)?.unwrap().data()?.chunks_exact(4).all(|element| element == expected));
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
     Ok(())
 }

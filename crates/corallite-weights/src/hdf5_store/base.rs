@@ -170,7 +170,8 @@ impl<'a> Bases<'a> {
                 base = next.clone();
             }
         }
-        if self.without.contains(&base.key) || !tried.insert(base.key.clone()) {
+        // Of what is read whole every chunk would cost that.
+        if base.is_read_whole() || self.without.contains(&base.key) || !tried.insert(base.key.clone()) {
             return Ok(());
         }
         let mut sizes = [(Order::Natural, 0), (Order::Exponent, 0)];
@@ -246,7 +247,7 @@ impl<'a> Bases<'a> {
         }
         let found = unless_damaged(Stored::find(self.transaction, self.transaction.file(), key))?.flatten();
         let mut sketch = None;
-        if let Some(stored) = found {
+        if let Some(stored) = found.filter(|stored| !stored.is_read_whole()) {
             let mut elements = vec![0; (place.end - place.start) as usize];
             let read = stored.read_part(self.transaction, place.clone(), &mut elements, decoder);
             sketch = unless_damaged(read)?.map(|()| elements.into());

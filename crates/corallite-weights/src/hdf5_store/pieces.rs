@@ -87,6 +87,7 @@ impl Pieces {
         let length = self.stored.length;
         let end = (self.at + PIECE).min(length);
         match self.stored.chunks() {
+            _ if self.stored.is_read_whole() => length,
             // Whole chunks, so that none is decoded twice.
             Some(chunks) if end < length => chunks.get(chunks.covering(&(self.at..end)).end - 1).range.end,
             // What only libhdf5 can read it reads whole.

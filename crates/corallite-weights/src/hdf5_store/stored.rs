@@ -120,6 +120,12 @@ pub(crate) fn dataset_dims(dtype: Dtype, shape: &[u64]) -> Result<(Vec<u64>, u64
     Ok((shape.to_vec(), item))
 }
 
+/// The largest chunk that differences may be sorted in, and how many there may be of what size: what is written has about a
+/// mebibyte. Larger ones would take memory for each link of a chain; each smaller one has the chunk of the dataset decoded again.
+const LARGEST_SPAN: u64 = 16 << 20;
+const SMALLEST_SPAN: u64 = 16 << 10;
+const SMALL_SPANS: u64 = 256;
+
 /// So many deltas one on another are read, at most; fewer are written.
 const LONGEST_CHAIN: usize = 64;
 
@@ -278,6 +284,15 @@ impl Body {
         Error::Damaged { key: self.key.clone(), problem: problem.into() }
     }
 
+    /// Whether any part of it costs reading all of it, since libhdf5 reads it or what it is a difference to.
+    pub(crate) fn is_read_whole(&self) -> bool {
+        match &self.form {
+            Form::Library(_) => true,
+            Form::Difference { encoded, base, .. } => encoded.is_read_whole() || base.is_read_whole(),
+            _ => false,
+        }
+    }
+
     /// Its chunks, if it has any.
     pub(crate) fn chunks(&self) -> Option<&Chunks> {
         match &self.form {
@@ -288,6 +303,19 @@ impl Body {
 
     /// Reads a range of the tensor's bytes, decoding on all cores.
     pub(crate) fn read(&self, pages: &dyn Pages, range: Range<u64>) -> Result<Vec<u8>> {
+        if let Form::Difference { difference, chunks, encoded, base } = &self.form
+            && self.is_read_whole()
+        {
+            let mut all = self.room_for(self.length)?;
+            let elements = base.read(pages, 0..self.length).map_err(|error| self.without_base(base, error))?;
+            let differences = encoded.read(pages, 0..self.length)?;
+            for index in 0..chunks.count() {
+                let Range { start, end } = chunks.get(index).range;
+                let span = start as usize..end as usize;
+                difference.decode(&differences[span.clone()], &elements[span.clone()], &mut all[span])?;
+            }
+            return Ok(all[range.start as usize..range.end as usize].to_vec());
+        }
         let mut bytes = self.room_for(range.end - range.start)?;
         let Some(chunks) = self.chunks() else {
             self.read_part(pages, range, &mut bytes, &mut Decoder::default())?;
@@ -423,7 +451,7 @@ impl Body {
     /// Calls `each` with every piece of the tensor's bytes in order, a few mebibytes at a time.
     pub(crate) fn for_each_piece(&self, pages: &dyn Pages, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         const PIECE: u64 = 16 << 20;
-        if matches!(self.form, Form::Library(_)) {
+        if self.is_read_whole() {
             return each(&self.read(pages, 0..self.length)?);
         }
         let mut at = 0;
@@ -518,7 +546,10 @@ impl Stored {
             return Err(body.damaged(format!("its base, the weight `{}`, has another shape or dtype", delta.reference)));
         }
         let (dims, item) = dataset_dims(metadata.dtype, &metadata.shape)?;
-        let chunks = Chunks::from_dims(&dims, &delta.chunk, item);
+        let chunks = Chunks::from_dims(&dims, &delta.chunk, item).filter(|chunks| {
+            chunks.full().min(body.length) <= LARGEST_SPAN
+                && chunks.count() <= SMALL_SPANS + body.length / SMALLEST_SPAN
+        });
         let difference = Difference::new(metadata.dtype, delta.order);
         let (Some(chunks), Some(difference)) = (chunks, difference) else {
             return Err(body.damaged("the order of its differences is none that its dtype and shape can have"));

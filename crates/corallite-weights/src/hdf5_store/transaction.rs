@@ -231,7 +231,8 @@ impl WeightTransaction<'_> {
         let mut tally = Tally { new: new.len() as u64, ..Tally::default() };
         for ((new, description), chosen) in new.iter_mut().zip(descriptions).zip(chosen) {
             // The name may be taken by a delta that somebody keeps for its own sake.
-            let Some(chosen) = chosen.filter(|_| !delta_group.link_exists(new.key.as_str())) else { continue };
+            let is_taken = delta_group.link_exists(new.key.as_str());
+            let Some(chosen) = chosen.filter(|chosen| !is_taken && !chosen.base.is_read_whole()) else { continue };
             // What has no chunks is stored whole; and those that it is given need not be those that it had.
             let Some(chunks) = write::chunks(new, self.compression)? else { continue };
             let Chosen { difference, delta, base } = chosen;
