@@ -37,6 +37,16 @@ const SMALL: usize = 4096;
 /// planes of real weights stay around 0.02.
 const REPEATING: f32 = 0.06;
 
+/// Blocks of a segment that are searched first: where a search of these does not come near, one of all would not pay.
+const PROBE: usize = 2;
+
+/// How near it has to come.
+const NEAR: f32 = 1.05;
+
+/// What each search in vain adds to the share of repeating windows that the next one in the chunk takes, and the most that is asked.
+const DISCOURAGED: f32 = 0.12;
+const CERTAIN: f32 = 0.5;
+
 /// Bytes that are counted first, of each stretch of so many: enough to know noise.
 const SAMPLE: usize = 64;
 const SAMPLE_STRIDE: usize = 1024;
@@ -57,6 +67,8 @@ pub(super) struct Deflater {
     repeats: Repeats,
     matcher: Option<(GzipLevel, Compress)>,
     matched: Vec<u8>,
+    /// The share of repeating windows from which on the match search is tried in this chunk.
+    repeating: f32,
     coder: Coder,
 }
 
@@ -87,6 +99,7 @@ pub(super) fn zlib(
         _ => &[0x78, 0xda],
     });
     state.repeats.reset();
+    state.repeating = REPEATING;
     let mut writer = BitWriter::new(out);
     let mut pending: Vec<Block> = Vec::new();
     // The last block that is not written yet, to be merged with the next.
@@ -103,7 +116,7 @@ pub(super) fn zlib(
             } else {
                 state.repeats.share(src, start, end, length)
             };
-            if share >= REPEATING {
+            if share >= state.repeating {
                 open.take().into_iter().for_each(|block| state.coder.write(src, &block, &mut writer));
                 pending.push(block);
                 continue;
@@ -204,14 +217,22 @@ fn write_matched(
 ) -> Result<()> {
     let (Some(first), Some(last)) = (pending.first(), pending.last()) else { return Ok(()) };
     let whole = first.range.start..last.range.end;
-    let plain_bits: f32 = pending.iter().map(|block| state.coder.bits(src, block)).sum();
-    deflate_segment(&src[whole], level, state)?;
-    if (state.matched.len() * 8) as f32 <= plain_bits {
+    let bits: Vec<f32> = pending.iter().map(|block| state.coder.bits(src, block)).collect();
+    let mut is_near = true;
+    if pending.len() > PROBE {
+        deflate_segment(&src[whole.start..pending[PROBE - 1].range.end], level, state)?;
+        is_near = (state.matched.len() * 8) as f32 <= bits[..PROBE].iter().sum::<f32>() * NEAR;
+    }
+    if is_near {
+        deflate_segment(&src[whole], level, state)?;
+    }
+    if is_near && (state.matched.len() * 8) as f32 <= bits.iter().sum() {
         if !writer.is_aligned() {
             put_stored(&[], writer);
         }
         writer.put_bytes(&state.matched);
     } else {
+        state.repeating = (state.repeating + DISCOURAGED).min(CERTAIN);
         pending.iter().for_each(|block| state.coder.write(src, block, writer));
     }
     pending.clear();

@@ -85,7 +85,9 @@ impl Runs {
             let classes: f32 = classes.iter().map(|count| times_log(*count)).sum();
             // No code is shorter than a bit.
             let forced = top_count as f32 * (1.0 - (log2(symbols) - log2(top_count.max(1)))).max(0.0);
-            ideal - classes + forced + (extra + matches) as f32
+            // Where many runs are of other values, too much was taken from the one that occurs most; but nothing is shorter than
+            // a bit for each symbol.
+            (ideal - classes + forced).max(symbols as f32) + (extra + matches) as f32
         };
         let total = bytes.len() as u32;
         let mut best = (cost(total + 1, top_count, &[0; 29], 0, 0), LONGEST + 1);
