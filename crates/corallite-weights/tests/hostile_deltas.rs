@@ -347,7 +347,7 @@ fn a_delta_and_a_weight_of_one_key_live_beside_each_other() -> Outcome {
         // The delta is there first.
         store.store_delta(&delta, &key)?;
         assert!(!store.exists(&key)?);
-        assert_eq!(add(&store, "step-1", &[second.clone()], None)?, [key.clone()]);
+        assert_eq!(add(&store, "step-1", std::slice::from_ref(&second), None)?, std::slice::from_ref(&key));
         let both = [keys[0].clone(), key.clone()];
         check(&store, &both, 5000)?;
         // Of the whole weight, too.

@@ -356,13 +356,9 @@ impl<'a> Checkpoints<'a> {
         let mut open: Vec<WeightHash> = needed.iter().cloned().collect();
         while let Some(key) = open.pop() {
             match bases.get(&key) {
-                Some(Ok(base)) => {
-                    if needed.insert(base.clone()) {
-                        open.push(base.clone());
-                    }
-                }
+                Some(Ok(base)) if needed.insert(base.clone()) => open.push(base.clone()),
                 Some(Err(problem)) => return Err(unknown_base(&key, problem)),
-                None => {}
+                Some(Ok(_)) | None => {}
             }
         }
         candidates.retain(|(key, _)| !needed.contains(key));

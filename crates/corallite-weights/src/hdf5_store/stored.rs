@@ -339,12 +339,11 @@ impl Body {
     /// A buffer for so many of the tensor's bytes: a damaged size must not bring the program down.
     fn room_for(&self, length: u64) -> Result<Vec<u8>> {
         let wanted = usize::try_from(length).map_err(|_| self.damaged("it is larger than memory"))?;
-        let mut bytes = Vec::new();
-        if !self.is_plausible(length) || bytes.try_reserve_exact(wanted).is_err() {
+        if !self.is_plausible(length) || Vec::<u8>::new().try_reserve_exact(wanted).is_err() {
             return Err(self.damaged(format!("it claims {length} bytes, which its stored data cannot be")));
         }
-        bytes.resize(wanted, 0);
-        Ok(bytes)
+        // Now that there is room: memory that the system gives zeroed need not be filled again.
+        Ok(vec![0; wanted])
     }
 
     /// Reads a range of the tensor's bytes on this thread into `out`, which is as long.
