@@ -262,6 +262,58 @@ fn a_forged_record_is_noticed_even_in_the_last_batch() -> Outcome {
 }
 
 /// Bit by bit, from the polynomial: what the format says, not what the crate does.
+/// A log so large that two threads check it, each a half: what is wrong is found where it is, whoever looks there.
+#[test]
+fn a_large_log_is_checked_as_exactly_as_a_small_one() -> Outcome {
+    const CAPACITY: u64 = 1 << 17;
+    const SIZE: u64 = 700;
+    let disk = SimulatedDisk::new();
+    Wal::create(arc(&disk), path(), None, &options(CAPACITY), Position::default())?;
+    let (wal, _) = open(&disk, None)?;
+    let write = |number: u64| -> Outcome<u64> {
+        let changes: Vec<Change> = (0..SIZE).map(|i| Change::insert(E::new(i.into()), E::new(number.into()))).collect();
+        let prepared = wal.prepare(&changes, &Stamp::now())?.ok_or("no room")?;
+        wal.write(&prepared)?;
+        wal.sync()?;
+        Ok(prepared.end().lsn.0)
+    };
+    let ends: Vec<u64> = (0..150).map(write).collect::<Outcome<_>>()?;
+    let all = ends.len();
+    let bytes = disk.read(path()).ok_or("no file")?;
+    let region = region(&bytes);
+    let (_, recovered) = open(&with(bytes.clone()), None)?;
+    assert_eq!((recovered.batches, recovered.records), (all as u64, all as u64 * SIZE));
+    assert_eq!(recovered.end.lsn.0, ends[all - 1]);
+
+    // The second thread begins behind the first commit record after the middle.
+    let middle = ends.partition_point(|end| *end <= CAPACITY / 2);
+    for number in [1, middle - 1, middle, middle + 1, all - 1] {
+        let (begin, end) = (ends[number - 1], ends[number]);
+        for hit in [begin, begin + SIZE / 2, end - 1] {
+            let at = region + hit as usize * RECORD;
+            let mut damaged = bytes.clone();
+            damaged[at + 40] ^= 8;
+            let Err(Error::DamagedLog { from, offset, .. }) = open(&with(damaged.clone()), None) else {
+                return Err(format!("damage of record {hit} was not noticed").into());
+            };
+            assert_eq!((from.0, offset), (begin, at as u64), "record {hit}");
+            // With a checksum that fits it is the MAC that does not.
+            let record = &mut damaged[at..][..RECORD];
+            record[4..8].fill(0);
+            let crc = crc32c_of(record);
+            record[4..8].copy_from_slice(&crc.to_le_bytes());
+            let Err(Error::DamagedLog { from, .. }) = open(&with(damaged.clone()), None) else {
+                return Err(format!("the forged record {hit} was not noticed").into());
+            };
+            assert_eq!(from.0, begin, "record {hit}");
+            let salvaging = WalSource { salvage: true, ..source(None) };
+            let (_, recovered) = Wal::open(arc(&with(damaged)), path(), &salvaging)?;
+            assert_eq!((recovered.end.lsn.0, recovered.batches), (begin, number as u64), "record {hit}");
+        }
+    }
+    Ok(())
+}
+
 fn crc32c_of(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 })

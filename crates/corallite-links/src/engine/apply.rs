@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::format::ChangeRecord;
 use crate::hash::{Hash, Seed};
 use crate::hot::{Events, Hot};
-use crate::wal::Lsn;
+use crate::wal::{Lsn, Record};
 
 /// A cold partition is loaded when deletions are more than one for so many of its keys.
 const KEYS_PER_DELETION: u64 = 8;
@@ -131,36 +131,80 @@ impl Engine {
         }
     }
 
-    /// Puts a logged change where it belongs, without loading anything, unless the file holds it already.
-    pub(crate) fn replay(&self, writer: &mut Writer, lsn: Lsn, change: &Change, nanos: u64) -> Result<()> {
-        let hash = self.seed.hash(change.key);
-        let id = self.route(hash);
-        let stored = writer.owned(id).and_then(|owned| owned.record).is_some_and(|record| lsn.0 < record.applied.get());
-        if stored {
-            return Ok(());
+    /// Puts logged changes where they belong, without loading anything, unless the file holds them already: those of one
+    /// share of the partitions, so that several threads can do this for one log.
+    pub(crate) fn replay(&self, writer: &Writer, records: &[Record], share: Share, replayed: &mut Replayed) {
+        for record in records {
+            let Some(change) = record.change() else { continue };
+            let hash = self.seed.hash(change.key);
+            let id = self.route(hash);
+            if id % share.of != share.number {
+                continue;
+            }
+            let owned = writer.partitions.get(id as usize).and_then(Option::as_deref);
+            let stored = owned.and_then(|owned| owned.record).map_or(0, |record| record.applied.get());
+            if record.lsn().0 < stored {
+                continue;
+            }
+            if change.operation != Operation::Insert && replayed.deletions.len() < DELETIONS {
+                replayed.deletions.push((record.lsn(), deletion(&change, record.nanos())));
+            }
+            // Nothing is loaded before the log was replayed.
+            let partition = self.partition(id);
+            let mut cold = partition.cold.write();
+            let before = cold.overlay.bytes();
+            cold.overlay.push(hash, change);
+            let after = cold.overlay.bytes();
+            drop(cold);
+            if after != before {
+                self.count_overlay(before, after);
+            }
+            let changed = &mut replayed.changed;
+            changed.resize(changed.len().max(id as usize + 1), false);
+            changed[id as usize] = true;
         }
-        if self.memory.slot(id).place().is_some() {
-            return self.apply_one(writer, hash, change, nanos).map(drop);
-        }
-        if change.operation != Operation::Insert {
-            self.note_deletion(writer, change, nanos);
-        }
-        let partition = self.partition(id);
-        let mut cold = partition.cold.write();
-        let before = cold.overlay.bytes();
-        cold.overlay.push(hash, *change);
-        self.count_overlay(before, cold.overlay.bytes());
-        drop(cold);
-        if let Some(owned) = writer.owned(id) {
-            owned.is_dirty = true;
-        }
-        Ok(())
     }
 
     fn note_deletion(&self, writer: &mut Writer, change: &Change, nanos: u64) {
         if writer.deletions.len() < DELETIONS {
-            let (key, value) = (change.key.to_hdf5(), change.value.to_hdf5());
-            writer.deletions.push(ChangeRecord { operation: nanos.into(), key, value });
+            writer.deletions.push(deletion(change, nanos));
         }
+    }
+}
+
+fn deletion(change: &Change, nanos: u64) -> ChangeRecord {
+    ChangeRecord { operation: nanos.into(), key: change.key.to_hdf5(), value: change.value.to_hdf5() }
+}
+
+/// One of several shares of the partitions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    pub(crate) number: u32,
+    pub(crate) of: u32,
+}
+
+/// What replaying changed for the writer.
+#[derive(Debug, Default)]
+pub(crate) struct Replayed {
+    /// By partition.
+    changed: Vec<bool>,
+    deletions: Vec<(Lsn, ChangeRecord)>,
+}
+
+impl Writer {
+    /// Takes over what the shares of a replay changed.
+    pub(crate) fn adopt_replayed(&mut self, shares: Vec<Replayed>) {
+        let mut deletions = Vec::new();
+        for share in shares {
+            for (id, _) in (0..).zip(share.changed).filter(|(_, changed)| *changed) {
+                if let Some(owned) = self.owned(id) {
+                    owned.is_dirty = true;
+                }
+            }
+            deletions.extend(share.deletions);
+        }
+        deletions.sort_unstable_by_key(|(lsn, _)| *lsn);
+        let room = DELETIONS.saturating_sub(self.deletions.len());
+        self.deletions.extend(deletions.into_iter().take(room).map(|(_, deletion)| deletion));
     }
 }

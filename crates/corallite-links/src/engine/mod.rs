@@ -29,7 +29,7 @@ use crate::overlay::Overlay;
 use crate::source::Source;
 
 pub(crate) use ahead::Ahead;
-pub(crate) use apply::DELETIONS;
+pub(crate) use apply::{DELETIONS, Replayed, Share};
 pub(crate) use freeze::{Content, Frozen, Kept};
 pub(crate) use inspect::Looked;
 use read::entry;

@@ -11,14 +11,19 @@ use super::{Background, CIDStore, Shared};
 use crate::E;
 use crate::arena::TABLE_BITS;
 use crate::checkpoint::{Fold, Identity};
-use crate::engine::{Engine, Writer};
+use crate::engine::{Engine, Replayed, Share, Writer};
 use crate::error::{Error, Result};
 use crate::format::PartitionRecord;
 use crate::hash::Seed;
 use crate::metrics::Metrics;
 use crate::options::LinksOptions;
 use crate::source::{Contents, Source};
-use crate::wal::{Lsn, Position, Wal, WalSource};
+use crate::wal::{Lsn, Position, ReplayReport, Wal, WalSource};
+
+/// Most threads that replay a log.
+const REPLAY_THREADS: usize = 4;
+/// Fewer records than this are replayed sooner by one thread.
+const RECORDS_PER_THREAD: u64 = 1 << 15;
 
 /// Attempts of a reader while a writer of another process moves the log on.
 const ATTEMPTS: usize = 20;
@@ -228,13 +233,8 @@ impl Shared {
         let (log, recovered) = Wal::open(disk, &self.log_path, &source)?;
         let commit = self.storage.version()?;
         let mut writer = self.writer.lock();
-        let report = log.replay(None, commit.0, |records| {
-            for record in records {
-                let Some(change) = record.change() else { continue };
-                self.engine.replay(&mut writer, record.lsn(), &change, record.nanos())?;
-            }
-            Ok(())
-        })?;
+        let (report, replayed) = self.replay(&log, &writer, commit.0, recovered.records)?;
+        writer.adopt_replayed(replayed);
         writer.applied = log.position().lsn;
         drop(writer);
         self.metrics.replayed(&report);
@@ -244,6 +244,35 @@ impl Shared {
         *self.log.write() = Some(Arc::new(log));
         self.logs.store(true, Ordering::Release);
         self.check_end(end.lsn, "it ends too early")
+    }
+
+    /// Hands the log's changes to the engine, on several threads where they are many.
+    fn replay(&self, log: &Wal, writer: &Writer, commit: u64, records: u64) -> Result<(ReplayReport, Vec<Replayed>)> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(REPLAY_THREADS);
+        let of = if records < RECORDS_PER_THREAD { 1 } else { threads as u32 };
+        let share = |number| {
+            let mut replayed = Replayed::default();
+            let report = log.replay(None, commit, |records| {
+                self.engine.replay(writer, records, Share { number, of }, &mut replayed);
+                Ok(())
+            })?;
+            Ok((report, replayed))
+        };
+        std::thread::scope(|scope| {
+            let spawn = |number| std::thread::Builder::new().spawn_scoped(scope, move || share(number));
+            let others: Vec<_> = (1..of).map(|number| (number, spawn(number))).collect();
+            let (report, first) = share(0)?;
+            let mut all = vec![first];
+            for (number, other) in others {
+                // A thread that could not be had is done without.
+                let (_, replayed) = match other {
+                    Ok(thread) => thread.join().unwrap_or_else(|_| Err(self.lost()))?,
+                    Err(_) => share(number)?,
+                };
+                all.push(replayed);
+            }
+            Ok((report, all))
+        })
     }
 
     /// Opens without a log, if the file does not say that there is one.

@@ -10,6 +10,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use corallite_file::{Access, Buffer, Disk, DiskFile, MemoryDisk};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -24,6 +25,9 @@ use crate::error::{Error, Result};
 const HDF5_SIGNATURE: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
 /// `/header` is one of the first pages; which one is libhdf5's business.
 const HEADER_PAGES: u64 = 64;
+
+/// Slots of a log that two threads check sooner than one.
+const WORTH_A_THREAD: u64 = 1 << 17;
 
 /// What the page `/header` says.
 pub(super) struct Front {
@@ -115,6 +119,17 @@ enum Stop {
     Batch(Lsn),
 }
 
+/// Batches that follow one another.
+struct Chain {
+    end: Position,
+    /// Up to here a sync is known to have been done.
+    durable: Lsn,
+    batches: u64,
+    records: u64,
+    /// Why they end, unless it is only where they were to end.
+    stop: Option<Stop>,
+}
+
 /// What lies after the end of the good batches.
 #[derive(Default)]
 struct Younger {
@@ -132,22 +147,9 @@ impl Scan<'_> {
     pub(super) fn run(&self, from: Position) -> Result<Found> {
         let io = |source| Error::io("read", self.path, source);
         let limit = Lsn(from.lsn.0 + self.ring.capacity);
-        let mut view = View::copying(self.ring);
-        let mut recovered = Recovered { start: from, end: from, batches: 0, records: 0, dropped: 0, damage: None };
-        let mut durable = from.lsn;
-        let stop = loop {
-            match self.batch(&mut view, recovered.end, limit).map_err(io)? {
-                Ok((end, synced)) => {
-                    recovered.batches += 1;
-                    recovered.records += end.lsn.0 - recovered.end.lsn.0 - 1;
-                    recovered.end = end;
-                    durable = durable.max(synced);
-                }
-                Err(stop) => break stop,
-            }
-        };
-        let end = recovered.end;
-        durable = durable.min(end.lsn);
+        let Chain { end, durable, batches, records, stop } = self.chains(from, limit).map_err(io)?;
+        let mut recovered = Recovered { start: from, end, batches, records, dropped: 0, damage: None };
+        let durable = durable.max(from.lsn).min(end.lsn);
         let younger = self.younger(from.lsn, end.lsn).map_err(io)?;
         recovered.dropped = younger.records;
 
@@ -163,7 +165,7 @@ impl Scan<'_> {
                 from.lsn, self.begins
             )));
         }
-        if matches!(stop, Stop::Batch(_)) && end == from {
+        if matches!(stop, Some(Stop::Batch(_))) && end == from {
             let problem = format!(
                 "its record {} does not continue what the store's file holds, or the key is another one",
                 from.lsn
@@ -171,19 +173,19 @@ impl Scan<'_> {
             return Err(self.foreign(problem));
         }
         let damage = match stop {
-            Stop::Batch(to) => Some((
+            Some(Stop::Batch(to)) => Some((
                 end.lsn,
                 to.max(younger.durable),
                 "its records are intact, but their MAC is not theirs".to_owned(),
             )),
-            Stop::Record(at) if younger.durable > end.lsn => {
+            Some(Stop::Record(at)) if younger.durable > end.lsn => {
                 let problem = format!(
                     "record {at} is not what was written, although the log was synced up to {}",
                     younger.durable
                 );
                 Some((at, younger.durable, problem))
             }
-            Stop::Record(_) => None,
+            Some(Stop::Record(_)) | None => None,
         };
         if let Some((at, to, problem)) = damage {
             let damage = Damage { from: end.lsn, to, offset: self.ring.offset(at), problem };
@@ -197,6 +199,74 @@ impl Scan<'_> {
 
     fn foreign(&self, problem: String) -> Error {
         Error::ForeignLog { path: self.path.to_owned(), problem }
+    }
+
+    /// Follows the batches from `from` on. Where the log may be long, a second thread begins in its middle, behind a commit
+    /// record whose MAC it takes for granted until this thread gets there.
+    fn chains(&self, from: Position, limit: Lsn) -> io::Result<Chain> {
+        let middle = Lsn(from.lsn.0 + self.ring.capacity / 2);
+        let later = if self.ring.capacity < WORTH_A_THREAD { None } else { self.commit_from(middle)? };
+        let Some(later) = later else { return self.chain(from, limit, limit) };
+        thread::scope(|scope| {
+            let helper = thread::Builder::new().name("links-log".to_owned());
+            let Ok(second) = helper.spawn_scoped(scope, move || self.chain(later, limit, limit)) else {
+                return self.chain(from, limit, limit);
+            };
+            let mut first = self.chain(from, limit, later.lsn)?;
+            let second = second.join().map_err(|_| io::Error::other("the thread that checked the log panicked"))?;
+            if first.stop.is_some() {
+                return Ok(first);
+            }
+            if first.end != later {
+                return self.chain(from, limit, limit);
+            }
+            let second = second?;
+            first.batches += second.batches;
+            first.records += second.records;
+            first.durable = first.durable.max(second.durable);
+            Ok(Chain { end: second.end, stop: second.stop, ..first })
+        })
+    }
+
+    /// The end of a batch near `from`, if its commit record is what it seems.
+    fn commit_from(&self, from: Lsn) -> io::Result<Option<Position>> {
+        let mut view = View::copying(self.ring);
+        let limit = Lsn(from.0 + self.ring.capacity / 4);
+        let mut at = from;
+        while at < limit {
+            let run = view.run(at, limit)?;
+            for (record, lsn) in run.iter().zip(at.0..) {
+                if !record.is_intact(lsn, self.log) || record.is_mark() {
+                    return Ok(None);
+                }
+                if record.is_commit() {
+                    return Ok(Some(Position { lsn: Lsn(lsn + 1), mac: record.mac() }));
+                }
+            }
+            at.0 += run.len() as u64;
+        }
+        Ok(None)
+    }
+
+    /// Follows the batches from `from` until one ends at or after `until`.
+    fn chain(&self, from: Position, limit: Lsn, until: Lsn) -> io::Result<Chain> {
+        let mut view = View::copying(self.ring);
+        let mut chain = Chain { end: from, durable: Lsn(0), batches: 0, records: 0, stop: None };
+        while chain.end.lsn < until {
+            match self.batch(&mut view, chain.end, limit)? {
+                Ok((end, synced)) => {
+                    chain.batches += 1;
+                    chain.records += end.lsn.0 - chain.end.lsn.0 - 1;
+                    chain.end = end;
+                    chain.durable = chain.durable.max(synced);
+                }
+                Err(stop) => {
+                    chain.stop = Some(stop);
+                    break;
+                }
+            }
+        }
+        Ok(chain)
     }
 
     /// Reads the batch after `previous`: where it leads to, and what its commit record says was synced.
