@@ -6,14 +6,18 @@
 //! never allocates more than the raw chunk and a few bytes.
 
 mod bits;
+#[allow(unsafe_code, reason = "one bound is checked for many rounds of look-ups")]
+mod chains;
 mod deflate;
 mod fletcher32;
 mod huffman;
+mod index;
 mod inflate;
 mod lzf;
 mod repeats;
 mod runs;
 mod shuffle;
+mod tables;
 mod zstd;
 
 use std::fmt;
