@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use corallite_weights::delta::{Difference, Order};
 use corallite_weights::filter::{Compression, Filter, Scratch, decode_chunk, encode_chunk};
-use corallite_weights::{Dtype, SafetensorsFile};
+use corallite_weights::{Dtype, SafetensorsFile, zeroed};
 use rayon::prelude::*;
 use serde_json::json;
 
@@ -220,7 +220,7 @@ impl Way<'_> {
     }
 
     fn decode(&self, tensor: &Tensor, which: usize, chunks: &[Encoded]) -> Result<Vec<u8>> {
-        let mut out = vec![0; tensor.raw.len()];
+        let mut out = zeroed(tensor.raw.len());
         out.par_chunks_mut(tensor.chunk).zip(chunks).enumerate().try_for_each_init(
             Buffers::default,
             |Buffers { scratch, whole, .. }, (index, (out, (mask, bytes)))| {

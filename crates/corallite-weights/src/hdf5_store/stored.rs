@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::filter::{Compression, Filter, Scratch, decode_chunk};
 use crate::hash::{ContentHasher, WeightHash, coral_hash};
 use crate::tensor::{WeightMetadata, WeightSource};
+use crate::zeroed;
 
 /// Where encoded bytes are read from: a snapshot, or a running transaction.
 pub(crate) trait Pages: Sync {
@@ -343,7 +344,7 @@ impl Body {
             return Err(self.damaged(format!("it claims {length} bytes, which its stored data cannot be")));
         }
         // Now that there is room: memory that the system gives zeroed need not be filled again.
-        Ok(vec![0; wanted])
+        Ok(zeroed(wanted))
     }
 
     /// Reads a range of the tensor's bytes on this thread into `out`, which is as long.
