@@ -7,6 +7,8 @@
 //! of fixed codes. [`zlib`] answers `false` for anything else, damage included, and whoever asks goes to the
 //! general inflater, which then decides what is wrong.
 
+use std::ops::Range;
+
 use super::chains;
 use super::huffman::{HEADER_ORDER, LENGTH_BASE, LENGTH_EXTRA};
 use super::index::{self, Entries, Quarters};
@@ -36,10 +38,36 @@ impl Default for Tables {
 /// Inflates the zlib stream `input` to exactly `out`. `false` when the stream is not of the kind known here, is
 /// damaged, or has another length; `out` is unspecified then.
 pub(super) fn zlib(input: &[u8], out: &mut [u8], tables: &mut Tables) -> bool {
-    inflate(input, out, tables).is_some()
+    inflate(input, out, tables, None).is_some()
 }
 
-fn inflate(input: &[u8], out: &mut [u8], tables: &mut Tables) -> Option<()> {
+/// As [`zlib`], except that long stored blocks stay where they are: `stored` tells which parts of `out` are in `input`, and
+/// those are unspecified in `out`.
+pub(super) fn zlib_in_parts(input: &[u8], out: &mut [u8], tables: &mut Tables, stored: &mut Vec<Stored>) -> bool {
+    stored.clear();
+    inflate(input, out, tables, Some(stored)).is_some()
+}
+
+/// A part of the output that is in the input as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// Where it begins in the output.
+    pub(super) start: usize,
+    /// Where it begins in the input.
+    pub(super) from: usize,
+    /// Its bytes.
+    pub(super) len: usize,
+}
+
+/// Shorter stored blocks are copied: a part takes longer than that.
+const SHORTEST_PART: usize = 4096;
+
+fn inflate(
+    input: &[u8],
+    out: &mut [u8],
+    tables: &mut Tables,
+    mut parts: Option<&mut Vec<Stored>>,
+) -> Option<()> {
     let (&[method, flags], _) = input.split_first_chunk::<2>()?;
     let is_zlib = method & 0x0f == 8 && method >> 4 <= 7 && u16::from_be_bytes([method, flags]).is_multiple_of(31);
     if !is_zlib || flags & 0x20 != 0 {
@@ -51,7 +79,21 @@ fn inflate(input: &[u8], out: &mut [u8], tables: &mut Tables) -> Option<()> {
     loop {
         let is_last = reader.take(1)? == 1;
         match reader.take(2)? {
-            0 => at = stored(&mut reader, out, at)?,
+            0 => {
+                let part = stored(&mut reader)?;
+                let from = part.start;
+                let (part, start) = (input.get(part)?, at);
+                at += part.len();
+                let room = out.get_mut(start..at)?;
+                match &mut parts {
+                    Some(parts) if part.len() >= SHORTEST_PART => {
+                        parts.push(Stored { start, from, len: part.len() });
+                        // The byte that a match may repeat.
+                        room.last_mut().zip(part.last()).into_iter().for_each(|(to, last)| *to = *last);
+                    }
+                    _ => room.copy_from_slice(part),
+                }
+            }
             // Nothing but the end of the block, seven zeros.
             1 if reader.take(7)? == 0 => {}
             2 => {
@@ -76,21 +118,29 @@ fn inflate(input: &[u8], out: &mut [u8], tables: &mut Tables) -> Option<()> {
         }
     }
     let sum = reader.after_alignment()?.first_chunk::<4>()?;
-    (at == out.len() && u32::from_be_bytes(*sum) == libdeflater::adler32(out)).then_some(())
+    let mut found = libdeflater::Adler32::new();
+    let mut done = 0;
+    for part in parts.into_iter().flatten() {
+        found.update(out.get(done..part.start)?);
+        found.update(input.get(part.from..part.from + part.len)?);
+        done = part.start + part.len;
+    }
+    found.update(out.get(done..)?);
+    (at == out.len() && u32::from_be_bytes(*sum) == found.sum()).then_some(())
 }
 
-/// Copies a stored block to `out` from `at` on, and says where it ends.
-fn stored(reader: &mut BitReader<'_>, out: &mut [u8], at: usize) -> Option<usize> {
+/// Takes a stored block, and says where in the input its bytes are.
+fn stored(reader: &mut BitReader<'_>) -> Option<Range<usize>> {
     let rest = reader.after_alignment()?;
     let (&[a, b, c, d], rest) = rest.split_first_chunk::<4>()?;
     let (len, check) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
     if len != !check {
         return None;
     }
-    let end = at + usize::from(len);
-    out.get_mut(at..end)?.copy_from_slice(rest.get(..usize::from(len))?);
-    reader.skip_to(reader.input.len() - rest.len() + usize::from(len));
-    Some(end)
+    let start = reader.input.len() - rest.len();
+    let end = start + usize::from(len);
+    reader.skip_to(end.min(reader.input.len()));
+    Some(start..end)
 }
 
 /// Decodes the literals of a block from `at` on in the way that an index says, and tells where they end. `None` when the

@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 
 pub use fletcher32::fletcher32;
 pub use shuffle::{shuffle, unshuffle};
+use shuffle::unshuffle_pieces;
 
 /// The level of gzip compression, 1 (fast) to 9 (small).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -192,6 +193,7 @@ pub struct Scratch {
 #[derive(Default)]
 struct Inflater {
     tables: inflate::Tables,
+    stored: Vec<inflate::Stored>,
     general: Option<libdeflater::Decompressor>,
 }
 
@@ -302,11 +304,14 @@ pub fn decode_chunk(
         }
         let want = len_before(&active[..i], out.len())?;
         let last = i == 0;
+        if let (Filter::Deflate { .. }, [Filter::Shuffle { element_size: size @ (2 | 4 | 8 | 16) }]) = (filter, &active[..i]) {
+            // The usual pair, in one go: what is stored as it is gets no copy on the way.
+            return inflate_shuffled(*size, input, out, next, inflater);
+        }
         let target: &mut [u8] = if last {
             &mut *out
         } else {
-            next.resize(want, 0);
-            next.as_mut_slice()
+            room_for(next, want)
         };
         apply(*filter, input, target, inflater, zstd)?;
         if last {
@@ -333,6 +338,53 @@ fn len_before(earlier: &[Filter], raw: usize) -> Result<usize> {
     })
 }
 
+/// So many bytes of `buffer`, whatever they are. Zeros that the system gives are not written again.
+fn room_for(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if buffer.len() < len {
+        *buffer = Vec::new();
+        *buffer = vec![0; len];
+    }
+    &mut buffer[..len]
+}
+
+/// Inflates `input` and undoes the shuffle of the bytes, by way of `planes`.
+fn inflate_shuffled(
+    element_size: usize,
+    input: &[u8],
+    out: &mut [u8],
+    planes: &mut Vec<u8>,
+    inflater: &mut Inflater,
+) -> Result<()> {
+    let planes = room_for(planes, out.len());
+    let Inflater { tables, stored, .. } = inflater;
+    if !inflate::zlib_in_parts(input, planes, tables, stored) {
+        inflater.inflate_any(input, planes)?;
+        unshuffle(element_size, planes, out);
+        return Ok(());
+    }
+    let piece = |at: usize| {
+        let next = stored.partition_point(|part| part.start <= at);
+        match next.checked_sub(1).and_then(|last| stored.get(last)) {
+            Some(part) if at < part.start + part.len => &input[part.from..part.from + part.len][at - part.start..],
+            _ => &planes[at..stored.get(next).map_or(planes.len(), |part| part.start)],
+        }
+    };
+    unshuffle_pieces(element_size, piece, out);
+    Ok(())
+}
+
+impl Inflater {
+    /// Inflates a stream of any kind to exactly `target`.
+    fn inflate_any(&mut self, input: &[u8], target: &mut [u8]) -> Result<()> {
+        let general = self.general.get_or_insert_with(libdeflater::Decompressor::new);
+        match general.zlib_decompress(input, target) {
+            Ok(len) if len == target.len() => Ok(()),
+            Ok(len) => Err(Error::filter("deflate", format!("{len} bytes instead of {}", target.len()))),
+            Err(error) => Err(Error::filter("deflate", error.to_string())),
+        }
+    }
+}
+
 fn apply(
     filter: Filter,
     input: &[u8],
@@ -353,12 +405,7 @@ fn apply(
             if inflate::zlib(input, target, &mut inflater.tables) {
                 return Ok(());
             }
-            let general = inflater.general.get_or_insert_with(libdeflater::Decompressor::new);
-            match general.zlib_decompress(input, target) {
-                Ok(len) if len == target.len() => Ok(()),
-                Ok(len) => Err(Error::filter("deflate", format!("{len} bytes instead of {}", target.len()))),
-                Err(error) => Err(Error::filter("deflate", error.to_string())),
-            }
+            inflater.inflate_any(input, target)
         }
         Filter::Lzf => lzf::decompress(input, target),
         Filter::Zstd { .. } => zstd.decompress(input, target),
