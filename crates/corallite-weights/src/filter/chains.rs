@@ -6,6 +6,7 @@
 //!
 //! The loop that takes most of the time is `unsafe`, because how far it may go is found out for many rounds at once.
 
+use super::cpu::for_this_processor;
 use super::index::Quarters;
 use super::tables::{Symbols, Table, split};
 
@@ -91,22 +92,14 @@ fn finish(input: &[u8], symbols: &Symbols, chain: &Chain, out: &mut [u8]) -> Opt
 
 /// Takes all chains as far as no end is near: of the input, of a chain, or of the literals.
 fn run<T: Table, const N: usize>(input: &[u8], table: &T, chains: &mut [Chain; N], out: &mut [u8]) {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("lzcnt") {
-        // SAFETY: the processor has what the function is compiled for.
-        return unsafe { run_with_bmi(input, table, chains, out) };
-    }
-    run_with(input, table, chains, out);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "bmi1,bmi2,lzcnt")]
-fn run_with_bmi<T: Table, const N: usize>(input: &[u8], table: &T, chains: &mut [Chain; N], out: &mut [u8]) {
-    run_with(input, table, chains, out);
+    for_this_processor(
+        #[inline(always)]
+        || run_here(input, table, chains, out),
+    );
 }
 
 #[inline(always)]
-fn run_with<T: Table, const N: usize>(input: &[u8], table: &T, chains: &mut [Chain; N], out: &mut [u8]) {
+fn run_here<T: Table, const N: usize>(input: &[u8], table: &T, chains: &mut [Chain; N], out: &mut [u8]) {
     let word = size_of::<T::Word>();
     loop {
         // How many rounds are safe for all chains, whatever they find.

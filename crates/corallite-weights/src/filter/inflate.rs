@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use super::chains;
+use super::cpu::for_this_processor;
 use super::huffman::{HEADER_ORDER, LENGTH_BASE, LENGTH_EXTRA};
 use super::index::{self, Entries, Quarters};
 use super::tables::{BITS, Many, SIZE, Symbols, Table, Two, split};
@@ -257,7 +258,15 @@ fn fill(lengths: &[u8], bits: usize, table: &mut [u32]) -> Option<()> {
 }
 
 /// Decodes the symbols of a block to `out` from `at` on, and says where they end.
-fn block(
+fn block(reader: &mut BitReader<'_>, table: &Many, repeats: bool, out: &mut [u8], at: usize) -> Option<usize> {
+    for_this_processor(
+        #[inline(always)]
+        || block_here(reader, table, repeats, out, at),
+    )
+}
+
+#[inline(always)]
+fn block_here(
     reader: &mut BitReader<'_>,
     table: &Many,
     repeats: bool,
@@ -321,7 +330,7 @@ fn block(
 }
 
 /// Writes `byte` `length` times at `at`. Most runs are short, and not worth a call.
-#[inline]
+#[inline(always)]
 fn repeat(out: &mut [u8], at: usize, length: usize, byte: u8) -> Option<()> {
     if let (0..=32, Some(room)) = (length, out.get_mut(at..at + 32)) {
         room.fill(byte);
@@ -342,11 +351,13 @@ struct BitReader<'a> {
 }
 
 impl BitReader<'_> {
+    #[inline(always)]
     fn next_word(&self) -> Option<u64> {
         Some(u64::from_le_bytes(*self.input.get(self.at..)?.first_chunk::<8>()?))
     }
 
     /// Makes 56 bits valid, or all there are.
+    #[inline(always)]
     fn refill(&mut self) {
         if let Some(word) = self.next_word() {
             self.bits |= word << self.count;
@@ -363,12 +374,14 @@ impl BitReader<'_> {
     }
 
     /// The next bits, zeros after the end.
+    #[inline(always)]
     fn peek(&mut self) -> u64 {
         self.refill();
         self.bits
     }
 
     /// Takes at most 32 bits. `None` when there are not so many.
+    #[inline(always)]
     fn take(&mut self, count: u32) -> Option<u64> {
         if self.count < count {
             self.refill();

@@ -8,6 +8,8 @@
 mod bits;
 #[allow(unsafe_code, reason = "one bound is checked for many rounds of look-ups")]
 mod chains;
+#[allow(unsafe_code, reason = "what a processor has is found out when the program runs")]
+mod cpu;
 mod deflate;
 mod fletcher32;
 mod huffman;

@@ -5,6 +5,8 @@
 //! bytes are left, for which every processor has instructions. That runs at the speed of memory already, so there
 //! is no code here for particular processors.
 
+use super::cpu::for_this_processor;
+
 const BLOCK: usize = 64;
 
 /// Shuffles `src` into `dst`, which has the same length (the shorter one decides otherwise).
@@ -90,14 +92,27 @@ fn unshuffle_pieces_sized<'a, const N: usize>(piece: impl Fn(usize) -> &'a [u8],
 
 /// Puts elements together from their planes, which are as long as there are elements.
 fn join_planes<const N: usize>(planes: [&[u8]; N], elements: &mut [[u8; N]]) {
+    for_this_processor(
+        #[inline(always)]
+        || join_planes_here(planes, elements),
+    );
+}
+
+#[inline(always)]
+fn join_planes_here<const N: usize>(planes: [&[u8]; N], elements: &mut [[u8; N]]) {
     let (blocks, rest) = elements.as_chunks_mut::<BLOCK>();
     let done = blocks.len() * BLOCK;
     for (b, block) in blocks.iter_mut().enumerate() {
-        let rows = planes.map(|plane| plane[b * BLOCK..].first_chunk().copied().unwrap_or([0; BLOCK]));
+        let mut rows = [[0; BLOCK]; N];
+        for (row, plane) in rows.iter_mut().zip(&planes) {
+            row.copy_from_slice(&plane[b * BLOCK..(b + 1) * BLOCK]);
+        }
         join(&rows, block);
     }
     for (i, element) in rest.iter_mut().enumerate() {
-        *element = planes.map(|plane| plane[done + i]);
+        for (byte, plane) in element.iter_mut().zip(&planes) {
+            *byte = plane[done + i];
+        }
     }
 }
 
