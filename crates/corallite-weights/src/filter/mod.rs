@@ -22,6 +22,7 @@ mod shuffle;
 mod tables;
 mod zstd;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 
@@ -185,7 +186,7 @@ pub struct Scratch {
     shuffled: Vec<u8>,
     stage: Vec<u8>,
     next: Vec<u8>,
-    deflater: deflate::Deflater,
+    deflater: Option<Box<deflate::Deflater>>,
     lzf: lzf::Table,
     zstd: zstd::Zstd,
     inflater: Inflater,
@@ -204,6 +205,34 @@ impl Scratch {
     pub fn new() -> Self {
         Self::default()
     }
+}
+
+/// What a thread keeps at most between two calls of [`with_scratch`], in bytes: that of chunks of some MiB.
+const MOST_KEPT: usize = 8 << 20;
+
+/// Calls `work` with a [`Scratch`] that the thread keeps, unless it has become large: for those who decode now and then.
+///
+/// ```
+/// use corallite_weights::filter::{Compression, decode_chunk, encode_chunk, with_scratch};
+/// let (raw, mut encoded, mut back) = ([7; 4096], Vec::new(), [0; 4096]);
+/// let mask = with_scratch(|scratch| encode_chunk(Compression::Planes, 4, &raw, scratch, &mut encoded))?;
+/// with_scratch(|scratch| decode_chunk(&Compression::Planes.pipeline(4), mask, &encoded, &mut back, scratch))?;
+/// assert_eq!(back, raw);
+/// # Ok::<(), corallite_weights::Error>(())
+/// ```
+pub fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
+    thread_local! {
+        static KEPT: RefCell<Scratch> = RefCell::default();
+    }
+    KEPT.with(|kept| {
+        // Taken already when `work` itself asks for one, or waits for other work that does.
+        let Ok(mut scratch) = kept.try_borrow_mut() else { return work(&mut Scratch::new()) };
+        let result = work(&mut scratch);
+        if scratch.shuffled.capacity() + scratch.stage.capacity() + scratch.next.capacity() > MOST_KEPT {
+            *scratch = Scratch::new();
+        }
+        result
+    })
 }
 
 impl fmt::Debug for Scratch {
@@ -254,7 +283,7 @@ pub fn encode_chunk(
         Compression::Planes | Compression::Gzip(_) => {
             let level = if let Compression::Gzip(level) = compression { level } else { PLANES_LEVEL };
             let plane_len = raw.len() / element_size;
-            deflate::zlib(planes, plane_len, level, &mut scratch.deflater, out)?;
+            deflate::zlib(planes, plane_len, level, scratch.deflater.get_or_insert_default(), out)?;
             out.len() < raw.len()
         }
         Compression::Zstd => {
