@@ -28,11 +28,20 @@ pub(super) struct Tables {
     many: Box<Many>,
     two: Box<Two>,
     symbols: Box<Symbols>,
+    /// Blocks that were decoded by an index.
+    #[cfg(test)]
+    pub(super) quartered: usize,
 }
 
 impl Default for Tables {
     fn default() -> Self {
-        Self { many: Box::default(), two: Box::default(), symbols: Box::new([0; SIZE]) }
+        Self {
+            many: Box::default(),
+            two: Box::default(),
+            symbols: Box::new([0; SIZE]),
+            #[cfg(test)]
+            quartered: 0,
+        }
     }
 }
 
@@ -156,7 +165,7 @@ fn quartered(
 ) -> Option<usize> {
     let end = at.checked_add(quarters.len)?;
     let out = out.get_mut(at..end)?;
-    let Tables { many, two, symbols } = tables;
+    let Tables { many, two, symbols, .. } = &mut *tables;
     let (input, from) = (reader.input, reader.bit());
     let bit = if bits > BITS_OF_TWO {
         two.build(symbols);
@@ -167,6 +176,10 @@ fn quartered(
     };
     reader.skip_to(bit / 8);
     reader.take((bit % 8) as u32)?;
+    #[cfg(test)]
+    {
+        tables.quartered += 1;
+    }
     Some(end)
 }
 
