@@ -161,12 +161,15 @@ mod tests {
     fn a_full_index_keeps_what_it_has() {
         let mut index = Index::default();
         let mut blocks = (0..9000).map(|i| Quarters { start: i * 70_000, len: 65_000, bits: [130_000; 3] });
-        let added: Vec<_> = blocks.by_ref().take_while(|block| {
-            if !index.is_full() {
-                index.add(block);
-            }
-            !index.is_full()
-        }).collect();
+        let added: Vec<_> = blocks
+            .by_ref()
+            .take_while(|block| {
+                if !index.is_full() {
+                    index.add(block);
+                }
+                !index.is_full()
+            })
+            .collect();
         let mut out = Vec::new();
         index.write(&mut out);
         assert!(added.len() > 4000 && out.len() <= usize::from(u16::MAX) + TAIL);

@@ -72,12 +72,7 @@ pub(super) struct Stored {
 /// Shorter stored blocks are copied: a part takes longer than that.
 const SHORTEST_PART: usize = 4096;
 
-fn inflate(
-    input: &[u8],
-    out: &mut [u8],
-    tables: &mut Tables,
-    mut parts: Option<&mut Vec<Stored>>,
-) -> Option<()> {
+fn inflate(input: &[u8], out: &mut [u8], tables: &mut Tables, mut parts: Option<&mut Vec<Stored>>) -> Option<()> {
     let (&[method, flags], _) = input.split_first_chunk::<2>()?;
     let is_zlib = method & 0x0f == 8 && method >> 4 <= 7 && u16::from_be_bytes([method, flags]).is_multiple_of(31);
     if !is_zlib || flags & 0x20 != 0 {
@@ -279,13 +274,7 @@ fn block(reader: &mut BitReader<'_>, table: &Many, repeats: bool, out: &mut [u8]
 }
 
 #[inline(always)]
-fn block_here(
-    reader: &mut BitReader<'_>,
-    table: &Many,
-    repeats: bool,
-    out: &mut [u8],
-    mut at: usize,
-) -> Option<usize> {
+fn block_here(reader: &mut BitReader<'_>, table: &Many, repeats: bool, out: &mut [u8], mut at: usize) -> Option<usize> {
     loop {
         // Far from both ends nothing has to be checked but that.
         let mut is_literal = true;

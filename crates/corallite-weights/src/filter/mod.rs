@@ -29,8 +29,8 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 
 pub use fletcher32::fletcher32;
-pub use shuffle::{shuffle, unshuffle};
 use shuffle::unshuffle_pieces;
+pub use shuffle::{shuffle, unshuffle};
 
 /// The level of gzip compression, 1 (fast) to 9 (small).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -335,15 +335,13 @@ pub fn decode_chunk(
         }
         let want = len_before(&active[..i], out.len())?;
         let last = i == 0;
-        if let (Filter::Deflate { .. }, [Filter::Shuffle { element_size: size @ (2 | 4 | 8 | 16) }]) = (filter, &active[..i]) {
+        if let (Filter::Deflate { .. }, [Filter::Shuffle { element_size: size @ (2 | 4 | 8 | 16) }]) =
+            (filter, &active[..i])
+        {
             // The usual pair, in one go: what is stored as it is gets no copy on the way.
             return inflate_shuffled(*size, input, out, next, inflater);
         }
-        let target: &mut [u8] = if last {
-            &mut *out
-        } else {
-            room_for(next, want)
-        };
+        let target: &mut [u8] = if last { &mut *out } else { room_for(next, want) };
         apply(*filter, input, target, inflater, zstd)?;
         if last {
             return Ok(());
