@@ -21,8 +21,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use corallite_weights::delta::{Difference, Order};
-use corallite_weights::filter::{Compression, Filter, Scratch, decode_chunk, encode_chunk};
-use corallite_weights::{Dtype, SafetensorsFile};
+use corallite_weights::filter::{Compression, Filter, Scratch, decode_chunk, encode_chunk, with_scratch};
+use corallite_weights::{Dtype, SafetensorsFile, zeroed};
 use rayon::prelude::*;
 use serde_json::json;
 
@@ -220,16 +220,16 @@ impl Way<'_> {
     }
 
     fn decode(&self, tensor: &Tensor, which: usize, chunks: &[Encoded]) -> Result<Vec<u8>> {
-        let mut out = vec![0; tensor.raw.len()];
+        let mut out = zeroed(tensor.raw.len());
         out.par_chunks_mut(tensor.chunk).zip(chunks).enumerate().try_for_each_init(
-            Buffers::default,
-            |Buffers { scratch, whole, .. }, (index, (out, (mask, bytes)))| {
+            Vec::new,
+            |whole, (index, (out, (mask, bytes)))| {
                 let delta = self.differences.get(which).zip(tensor.base.as_ref());
                 if delta.is_none() && out.len() == tensor.chunk {
-                    return decode_chunk(&self.filters, *mask, bytes, out, scratch);
+                    return with_scratch(|scratch| decode_chunk(&self.filters, *mask, bytes, out, scratch));
                 }
                 whole.resize(tensor.chunk, 0);
-                decode_chunk(&self.filters, *mask, bytes, whole, scratch)?;
+                with_scratch(|scratch| decode_chunk(&self.filters, *mask, bytes, whole, scratch))?;
                 let (len, from) = (out.len(), index * tensor.chunk);
                 match delta {
                     Some((difference, base)) => difference.decode(&whole[..len], &base[from..from + len], out),

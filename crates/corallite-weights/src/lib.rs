@@ -36,6 +36,7 @@ pub mod safetensors;
 pub mod store;
 pub mod tensor;
 pub mod values;
+mod zeroed;
 
 pub use checkpoint::{
     AddOptions, Added, Checkpoint, CheckpointInfo, Checkpoints, GcReport, RepackOptions, RepackReport,
@@ -52,3 +53,4 @@ pub use memory::MemoryStore;
 pub use safetensors::SafetensorsFile;
 pub use store::{DeltaStorageInfo, DeltaStore, StorageInfo, WeightStore};
 pub use tensor::{WeightMetadata, WeightSource, WeightTensor};
+pub use zeroed::zeroed;

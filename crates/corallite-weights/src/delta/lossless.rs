@@ -15,6 +15,7 @@ use super::streams::{Deflate, Inflate, cut, cut_len, len_bytes};
 use super::{Delta, DeltaType};
 use crate::dtype::{ByteOrder, Dtype, Kind};
 use crate::error::{Error, Result};
+use crate::zeroed;
 
 /// Differences that are sorted together: a mebibyte's worth of 4 bytes each. Bounded, so that pieces decode on their own.
 const RUN: usize = 1 << 18;
@@ -94,7 +95,7 @@ pub(super) fn decode_zigzag(delta: &Delta, fields: Fields<'_>, reference: &[u8])
         _ => RUN,
     };
     let piece = piece.saturating_mul(difference.width()).min(reference.len().max(1));
-    let mut out = vec![0; reference.len()];
+    let mut out = zeroed(reference.len());
     out.par_chunks_mut(piece)
         .zip(delta.data.par_chunks(piece).zip(reference.par_chunks(piece)))
         .try_for_each(|(out, (encoded, base))| difference.decode(encoded, base, out))

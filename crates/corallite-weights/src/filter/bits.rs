@@ -87,6 +87,11 @@ impl Codes<'_> {
         self.count &= 7;
     }
 
+    /// How many bits there are.
+    pub(super) fn bits(&self) -> usize {
+        self.at * 8 + self.count as usize
+    }
+
     /// Appends the codes of `bytes`.
     #[inline(always)]
     pub(super) fn put_literals(&mut self, bytes: &[u8], literals: &Literals) {

@@ -20,6 +20,7 @@ use flate2::{Compress, FlushCompress, Status};
 use super::GzipLevel;
 use super::bits::{BitWriter, Literals};
 use super::huffman::{Code, END_OF_BLOCK, Histogram, SYMBOLS, cost_in_bits, entropy_in_bits, histogram, ideal_bits};
+use super::index::{self, Index, Quarters};
 use super::repeats::{Repeats, telling_length};
 use super::runs::{Plan, Runs, length_symbol};
 use crate::error::{Error, Result};
@@ -100,6 +101,7 @@ pub(super) fn zlib(
     });
     state.repeats.reset();
     state.repeating = REPEATING;
+    state.coder.index.clear();
     let mut writer = BitWriter::new(out);
     let mut pending: Vec<Block> = Vec::new();
     // The last block that is not written yet, to be merged with the next.
@@ -133,6 +135,7 @@ pub(super) fn zlib(
     writer.put(0b011, 3); // the last block, fixed codes
     writer.put(0, 7); // which is empty
     writer.put_bytes(&libdeflater::adler32(src).to_be_bytes());
+    state.coder.index.write(out);
     Ok(())
 }
 
@@ -244,6 +247,7 @@ fn write_matched(
 struct Coder {
     runs: Runs,
     literals: Literals,
+    index: Index,
 }
 
 impl Coder {
@@ -283,6 +287,16 @@ impl Coder {
         let bits = lengths
             .map(|(i, &length)| weights[i] as usize * (usize::from(length) + if i > END_OF_BLOCK { 6 } else { 0 }));
         writer.put_all(bits.sum(), |out| match threshold {
+            None if bytes.len() >= index::SHORTEST && !self.index.is_full() => {
+                let (quarter, mut bits) = (bytes.len() / 4, [0; 3]);
+                for (i, bits) in bits.iter_mut().enumerate() {
+                    let before = out.bits();
+                    out.put_literals(&bytes[i * quarter..][..quarter], &self.literals);
+                    *bits = out.bits() - before;
+                }
+                out.put_literals(&bytes[3 * quarter..], &self.literals);
+                self.index.add(&Quarters { start: block.range.start, len: bytes.len(), bits });
+            }
             None => out.put_literals(bytes, &self.literals),
             Some(threshold) => self.runs.for_each(
                 bytes,

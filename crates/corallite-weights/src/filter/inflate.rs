@@ -1,61 +1,78 @@
 //! A fast inflater for the streams that [`super::deflate`] makes, which leaves every other stream to a general one.
 //!
-//! The bytes that are worth coding in a chunk of floats are exponents, at two or three bits each. A general inflater looks up
-//! one or two of them at a time; the table here holds for every eleven bits all the literals that are complete in
-//! them, up to six, and a look-up costs the same for each number of them.
+//! It looks up several literals at a time ([`super::tables`]), and where an index says how ([`super::index`]), in four chains at
+//! once ([`super::chains`]).
 //!
 //! Known are stored blocks, dynamic codes of at most eleven bits whose matches, if any, repeat the last byte, and an empty block
 //! of fixed codes. [`zlib`] answers `false` for anything else, damage included, and whoever asks goes to the
 //! general inflater, which then decides what is wrong.
 
+use std::ops::Range;
+
+use super::chains;
+use super::cpu::for_this_processor;
 use super::huffman::{HEADER_ORDER, LENGTH_BASE, LENGTH_EXTRA};
-
-/// The longest code known here, in bits.
-const BITS: usize = 11;
-const SIZE: usize = 1 << BITS;
-const MASK: u64 = SIZE as u64 - 1;
-
-/// Most literals of one entry.
-const MOST_LITERALS: u64 = 6;
-
-/// Look-ups between two refills: 5 × 11 bits of the 56 that a refill leaves at least.
-const LOOK_UPS: usize = 5;
+use super::index::{self, Entries, Quarters};
+use super::tables::{BITS, Many, SIZE, Symbols, Table, Two, split};
 
 /// Bytes that one round of look-ups may write over: the literals, and the rest of the last word.
-const ROOM: usize = LOOK_UPS * MOST_LITERALS as usize + 8;
+const ROOM: usize = Many::LOOK_UPS * Many::MOST + 8;
 
 const END_OF_BLOCK: u64 = 256;
 
-/// Where an entry's number of literals is. Bits 0 to 5 are the bits it takes, so that they can be shifted by
-/// without a mask; bits 8 to 55 the literals, the first lowest.
-///
-/// An entry without literals takes no bits, so that looking it up again changes nothing and the loop needs to
-/// look for such only once a round: bits 8 to 23 are its symbol, bits 24 to 31 the bits of its code.
-const COUNT: u32 = 56;
+/// Where literals have more bits than this, looking two of them up in twelve bits is faster than all that are in eleven.
+const BITS_OF_TWO: f32 = 3.9;
 
 /// The tables of a block. Kept from block to block for their room only.
 pub(super) struct Tables {
-    /// By the next eleven bits.
-    entries: Box<[u64; SIZE]>,
-    /// The same of fewer bits, for building: entry `x` of `k` bits is at `2^k + x`.
-    fewer: Box<[u64; SIZE]>,
-    /// By the next eleven bits: a symbol, and from bit 16 on the bits of its code.
-    symbols: Box<[u32; SIZE]>,
+    many: Box<Many>,
+    two: Box<Two>,
+    symbols: Box<Symbols>,
+    /// Blocks that were decoded by an index.
+    #[cfg(test)]
+    pub(super) quartered: usize,
 }
 
 impl Default for Tables {
     fn default() -> Self {
-        Self { entries: Box::new([0; SIZE]), fewer: Box::new([0; SIZE]), symbols: Box::new([0; SIZE]) }
+        Self {
+            many: Box::default(),
+            two: Box::default(),
+            symbols: Box::new([0; SIZE]),
+            #[cfg(test)]
+            quartered: 0,
+        }
     }
 }
 
 /// Inflates the zlib stream `input` to exactly `out`. `false` when the stream is not of the kind known here, is
 /// damaged, or has another length; `out` is unspecified then.
 pub(super) fn zlib(input: &[u8], out: &mut [u8], tables: &mut Tables) -> bool {
-    inflate(input, out, tables).is_some()
+    inflate(input, out, tables, None).is_some()
 }
 
-fn inflate(input: &[u8], out: &mut [u8], tables: &mut Tables) -> Option<()> {
+/// As [`zlib`], except that long stored blocks stay where they are: `stored` tells which parts of `out` are in `input`, and
+/// those are unspecified in `out`.
+pub(super) fn zlib_in_parts(input: &[u8], out: &mut [u8], tables: &mut Tables, stored: &mut Vec<Stored>) -> bool {
+    stored.clear();
+    inflate(input, out, tables, Some(stored)).is_some()
+}
+
+/// A part of the output that is in the input as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// Where it begins in the output.
+    pub(super) start: usize,
+    /// Where it begins in the input.
+    pub(super) from: usize,
+    /// Its bytes.
+    pub(super) len: usize,
+}
+
+/// Shorter stored blocks are copied: a part takes longer than that.
+const SHORTEST_PART: usize = 4096;
+
+fn inflate(input: &[u8], out: &mut [u8], tables: &mut Tables, mut parts: Option<&mut Vec<Stored>>) -> Option<()> {
     let (&[method, flags], _) = input.split_first_chunk::<2>()?;
     let is_zlib = method & 0x0f == 8 && method >> 4 <= 7 && u16::from_be_bytes([method, flags]).is_multiple_of(31);
     if !is_zlib || flags & 0x20 != 0 {
@@ -63,15 +80,41 @@ fn inflate(input: &[u8], out: &mut [u8], tables: &mut Tables) -> Option<()> {
     }
     let mut reader = BitReader { input, at: 2, bits: 0, count: 0 };
     let mut at = 0;
+    let mut index = index::read(input).peekable();
     loop {
         let is_last = reader.take(1)? == 1;
         match reader.take(2)? {
-            0 => at = stored(&mut reader, out, at)?,
+            0 => {
+                let part = stored(&mut reader)?;
+                let from = part.start;
+                let (part, start) = (input.get(part)?, at);
+                at += part.len();
+                let room = out.get_mut(start..at)?;
+                match &mut parts {
+                    Some(parts) if part.len() >= SHORTEST_PART => {
+                        parts.push(Stored { start, from, len: part.len() });
+                        // The byte that a match may repeat.
+                        room.last_mut().zip(part.last()).into_iter().for_each(|(to, last)| *to = *last);
+                    }
+                    _ => room.copy_from_slice(part),
+                }
+            }
             // Nothing but the end of the block, seven zeros.
             1 if reader.take(7)? == 0 => {}
             2 => {
-                let repeats = dynamic_codes(&mut reader, tables)?;
-                at = block(&mut reader, &tables.entries, repeats, out, at)?;
+                let codes = dynamic_codes(&mut reader, &mut tables.symbols)?;
+                while index.next_if(|quarters| quarters.start < at).is_some() {}
+                if let Some(quarters) = index.next_if(|quarters| quarters.start == at) {
+                    match quartered(&mut reader, &quarters, codes.bits, tables, out, at) {
+                        Some(end) => at = end,
+                        // It belongs to something else, and is not asked again.
+                        None => index = Entries::default().peekable(),
+                    }
+                }
+                if !at_end_of_block(&mut reader, &tables.symbols) {
+                    tables.many.build(&tables.symbols);
+                    at = block(&mut reader, &tables.many, codes.repeats, out, at)?;
+                }
             }
             _ => return None,
         }
@@ -80,25 +123,77 @@ fn inflate(input: &[u8], out: &mut [u8], tables: &mut Tables) -> Option<()> {
         }
     }
     let sum = reader.after_alignment()?.first_chunk::<4>()?;
-    (at == out.len() && u32::from_be_bytes(*sum) == libdeflater::adler32(out)).then_some(())
+    let mut found = libdeflater::Adler32::new();
+    let mut done = 0;
+    for part in parts.into_iter().flatten() {
+        found.update(out.get(done..part.start)?);
+        found.update(input.get(part.from..part.from + part.len)?);
+        done = part.start + part.len;
+    }
+    found.update(out.get(done..)?);
+    (at == out.len() && u32::from_be_bytes(*sum) == found.sum()).then_some(())
 }
 
-/// Copies a stored block to `out` from `at` on, and says where it ends.
-fn stored(reader: &mut BitReader<'_>, out: &mut [u8], at: usize) -> Option<usize> {
+/// Takes a stored block, and says where in the input its bytes are.
+fn stored(reader: &mut BitReader<'_>) -> Option<Range<usize>> {
     let rest = reader.after_alignment()?;
     let (&[a, b, c, d], rest) = rest.split_first_chunk::<4>()?;
     let (len, check) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
     if len != !check {
         return None;
     }
-    let end = at + usize::from(len);
-    out.get_mut(at..end)?.copy_from_slice(rest.get(..usize::from(len))?);
-    reader.skip_to(reader.input.len() - rest.len() + usize::from(len));
+    let start = reader.input.len() - rest.len();
+    let end = start + usize::from(len);
+    reader.skip_to(end.min(reader.input.len()));
+    Some(start..end)
+}
+
+/// Decodes the literals of a block from `at` on in the way that an index says, and tells where they end. `None` when the
+/// index is wrong; the reader is where it was then.
+fn quartered(
+    reader: &mut BitReader<'_>,
+    quarters: &Quarters,
+    bits: f32,
+    tables: &mut Tables,
+    out: &mut [u8],
+    at: usize,
+) -> Option<usize> {
+    let end = at.checked_add(quarters.len)?;
+    let out = out.get_mut(at..end)?;
+    let Tables { many, two, symbols, .. } = &mut *tables;
+    let (input, from) = (reader.input, reader.bit());
+    let bit = if bits > BITS_OF_TWO {
+        two.build(symbols);
+        chains::decode(input, from, quarters, two.as_ref(), symbols, out)?
+    } else {
+        many.build(symbols);
+        chains::decode(input, from, quarters, many.as_ref(), symbols, out)?
+    };
+    reader.skip_to(bit / 8);
+    reader.take((bit % 8) as u32)?;
+    #[cfg(test)]
+    {
+        tables.quartered += 1;
+    }
     Some(end)
 }
 
-/// Reads the codes of a block into `tables`, and says whether it may have matches.
-fn dynamic_codes(reader: &mut BitReader<'_>, tables: &mut Tables) -> Option<bool> {
+/// Takes the end of a block if it is next.
+fn at_end_of_block(reader: &mut BitReader<'_>, symbols: &Symbols) -> bool {
+    let (symbol, length) = split(symbols[reader.peek() as usize % SIZE]);
+    u64::from(symbol) == END_OF_BLOCK && reader.take(length).is_some()
+}
+
+/// What is known of the codes of a block, besides their table.
+struct Codes {
+    /// Whether there may be matches.
+    repeats: bool,
+    /// Bits of a literal, in the mean that the code is made for.
+    bits: f32,
+}
+
+/// Reads the codes of a block into `symbols`.
+fn dynamic_codes(reader: &mut BitReader<'_>, symbols: &mut Symbols) -> Option<Codes> {
     let literals = reader.take(5)? as usize + 257;
     let distances = reader.take(5)? as usize + 1;
     let used = reader.take(4)? as usize + 4;
@@ -137,9 +232,11 @@ fn dynamic_codes(reader: &mut BitReader<'_>, tables: &mut Tables) -> Option<bool
         all if all.iter().all(|&length| length == 0) => false,
         _ => return None,
     };
-    fill(lengths, BITS, tables.symbols.as_mut_slice())?;
-    tables.build();
-    Some(repeats)
+    fill(lengths, BITS, symbols)?;
+    // A code of so many bits stands for this share of the symbols.
+    let share = |length: u8| if length == 0 { 0.0 } else { 0.5f32.powi(i32::from(length)) };
+    let bits = lengths.iter().map(|&length| share(length) * f32::from(length)).sum();
+    Some(Codes { repeats, bits })
 }
 
 /// Fills `table`, of `2^bits` entries, from the code lengths of all symbols. `None` unless the code is complete and no
@@ -168,85 +265,50 @@ fn fill(lengths: &[u8], bits: usize, table: &mut [u32]) -> Option<()> {
     Some(())
 }
 
-impl Tables {
-    /// Fills `entries` from `symbols`: of `k` bits, the entry is the first symbol and then the entry of the bits that
-    /// are left.
-    fn build(&mut self) {
-        let Self { entries, fewer, symbols } = self;
-        fewer[..2].fill(0);
-        for k in 1..=BITS {
-            let (shorter, this) = fewer.split_at_mut(1 << k);
-            let this = if k == BITS { entries.as_mut_slice() } else { &mut this[..1 << k] };
-            for (x, (slot, &symbol)) in this.iter_mut().zip(symbols.iter()).enumerate() {
-                let (value, length) = (u64::from(symbol & 0xffff), (symbol >> 16) as usize);
-                if value > 255 {
-                    *slot = value << 8 | (length as u64) << 24;
-                    continue;
-                }
-                if length > k {
-                    *slot = 0;
-                    continue;
-                }
-                let mut left = k - length;
-                let mut rest = shorter[1 << left | x >> length & ((1 << left) - 1)];
-                while rest >> COUNT >= MOST_LITERALS {
-                    left -= 1;
-                    rest = shorter[1 << left | x >> length & ((1 << left) - 1)];
-                }
-                let one = 1 << COUNT | value << 8 | length as u64;
-                *slot = if rest >> COUNT == 0 {
-                    one
-                } else {
-                    // The literals move up by one; the numbers add up.
-                    let literals = rest << 8 & ((1 << COUNT) - 1) & !0xffff;
-                    one + literals + (rest >> COUNT << COUNT) + (rest & 63)
-                };
-            }
-        }
-    }
+/// Decodes the symbols of a block to `out` from `at` on, and says where they end.
+fn block(reader: &mut BitReader<'_>, table: &Many, repeats: bool, out: &mut [u8], at: usize) -> Option<usize> {
+    for_this_processor(
+        #[inline(always)]
+        || block_here(reader, table, repeats, out, at),
+    )
 }
 
-/// Decodes the symbols of a block to `out` from `at` on, and says where they end.
-fn block(
-    reader: &mut BitReader<'_>,
-    entries: &[u64; SIZE],
-    repeats: bool,
-    out: &mut [u8],
-    mut at: usize,
-) -> Option<usize> {
+#[inline(always)]
+fn block_here(reader: &mut BitReader<'_>, table: &Many, repeats: bool, out: &mut [u8], mut at: usize) -> Option<usize> {
     loop {
         // Far from both ends nothing has to be checked but that.
-        let mut entry = 1 << COUNT;
+        let mut is_literal = true;
+        let mut entry = 0;
         while let (Some(room), Some(word)) = (out.get_mut(at..at + ROOM), reader.next_word()) {
             reader.bits |= word << reader.count;
             reader.at += ((63 - reader.count) >> 3) as usize;
             reader.count |= 56;
             let (mut bits, mut written) = (reader.bits, 0);
             let mut taken = 0;
-            for _ in 0..LOOK_UPS {
-                entry = entries[(bits & MASK) as usize];
+            for _ in 0..Many::LOOK_UPS {
+                entry = table.entry(bits);
                 if let Some(word) = room.get_mut(written..written + 8) {
-                    word.copy_from_slice(&(entry >> 8).to_le_bytes());
+                    word.copy_from_slice(&Many::literals(entry).to_le_bytes());
                 }
                 bits >>= entry & 63;
                 taken += entry & 63;
-                written += (entry >> COUNT) as usize;
+                written += Many::count(entry);
             }
             reader.bits = bits;
             reader.count -= taken as u32;
             at += written;
-            if entry >> COUNT == 0 {
+            is_literal = Many::count(entry) > 0;
+            if !is_literal {
                 break;
             }
         }
-        if entry >> COUNT != 0 {
-            reader.refill();
-            entry = entries[(reader.bits & MASK) as usize];
+        if is_literal {
+            entry = table.entry(reader.peek());
         }
-        let count = (entry >> COUNT) as usize;
+        let count = Many::count(entry);
         if count > 0 {
             reader.take((entry & 63) as u32)?;
-            let literals = (entry >> 8).to_le_bytes();
+            let literals = Many::literals(entry).to_le_bytes();
             out.get_mut(at..at + count)?.copy_from_slice(&literals[..count]);
             at += count;
             continue;
@@ -270,7 +332,7 @@ fn block(
 }
 
 /// Writes `byte` `length` times at `at`. Most runs are short, and not worth a call.
-#[inline]
+#[inline(always)]
 fn repeat(out: &mut [u8], at: usize, length: usize, byte: u8) -> Option<()> {
     if let (0..=32, Some(room)) = (length, out.get_mut(at..at + 32)) {
         room.fill(byte);
@@ -291,11 +353,13 @@ struct BitReader<'a> {
 }
 
 impl BitReader<'_> {
+    #[inline(always)]
     fn next_word(&self) -> Option<u64> {
         Some(u64::from_le_bytes(*self.input.get(self.at..)?.first_chunk::<8>()?))
     }
 
     /// Makes 56 bits valid, or all there are.
+    #[inline(always)]
     fn refill(&mut self) {
         if let Some(word) = self.next_word() {
             self.bits |= word << self.count;
@@ -312,12 +376,14 @@ impl BitReader<'_> {
     }
 
     /// The next bits, zeros after the end.
+    #[inline(always)]
     fn peek(&mut self) -> u64 {
         self.refill();
         self.bits
     }
 
     /// Takes at most 32 bits. `None` when there are not so many.
+    #[inline(always)]
     fn take(&mut self, count: u32) -> Option<u64> {
         if self.count < count {
             self.refill();
@@ -326,6 +392,11 @@ impl BitReader<'_> {
         let value = self.bits & ((1 << count) - 1);
         self.bits >>= count;
         Some(value)
+    }
+
+    /// The next bit.
+    fn bit(&self) -> usize {
+        self.at * 8 - self.count as usize
     }
 
     /// What follows the byte of the last bit taken.

@@ -6,22 +6,30 @@
 //! never allocates more than the raw chunk and a few bytes.
 
 mod bits;
+#[allow(unsafe_code, reason = "one bound is checked for many rounds of look-ups")]
+mod chains;
+#[allow(unsafe_code, reason = "what a processor has is found out when the program runs")]
+mod cpu;
 mod deflate;
 mod fletcher32;
 mod huffman;
+mod index;
 mod inflate;
 mod lzf;
 mod repeats;
 mod runs;
 mod shuffle;
+mod tables;
 mod zstd;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
 pub use fletcher32::fletcher32;
+use shuffle::unshuffle_pieces;
 pub use shuffle::{shuffle, unshuffle};
 
 /// The level of gzip compression, 1 (fast) to 9 (small).
@@ -178,7 +186,7 @@ pub struct Scratch {
     shuffled: Vec<u8>,
     stage: Vec<u8>,
     next: Vec<u8>,
-    deflater: deflate::Deflater,
+    deflater: Option<Box<deflate::Deflater>>,
     lzf: lzf::Table,
     zstd: zstd::Zstd,
     inflater: Inflater,
@@ -188,6 +196,7 @@ pub struct Scratch {
 #[derive(Default)]
 struct Inflater {
     tables: inflate::Tables,
+    stored: Vec<inflate::Stored>,
     general: Option<libdeflater::Decompressor>,
 }
 
@@ -196,6 +205,34 @@ impl Scratch {
     pub fn new() -> Self {
         Self::default()
     }
+}
+
+/// What a thread keeps at most between two calls of [`with_scratch`], in bytes: that of chunks of some MiB.
+const MOST_KEPT: usize = 8 << 20;
+
+/// Calls `work` with a [`Scratch`] that the thread keeps, unless it has become large: for those who decode now and then.
+///
+/// ```
+/// use corallite_weights::filter::{Compression, decode_chunk, encode_chunk, with_scratch};
+/// let (raw, mut encoded, mut back) = ([7; 4096], Vec::new(), [0; 4096]);
+/// let mask = with_scratch(|scratch| encode_chunk(Compression::Planes, 4, &raw, scratch, &mut encoded))?;
+/// with_scratch(|scratch| decode_chunk(&Compression::Planes.pipeline(4), mask, &encoded, &mut back, scratch))?;
+/// assert_eq!(back, raw);
+/// # Ok::<(), corallite_weights::Error>(())
+/// ```
+pub fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
+    thread_local! {
+        static KEPT: RefCell<Scratch> = RefCell::default();
+    }
+    KEPT.with(|kept| {
+        // Taken already when `work` itself asks for one, or waits for other work that does.
+        let Ok(mut scratch) = kept.try_borrow_mut() else { return work(&mut Scratch::new()) };
+        let result = work(&mut scratch);
+        if scratch.shuffled.capacity() + scratch.stage.capacity() + scratch.next.capacity() > MOST_KEPT {
+            *scratch = Scratch::new();
+        }
+        result
+    })
 }
 
 impl fmt::Debug for Scratch {
@@ -246,7 +283,7 @@ pub fn encode_chunk(
         Compression::Planes | Compression::Gzip(_) => {
             let level = if let Compression::Gzip(level) = compression { level } else { PLANES_LEVEL };
             let plane_len = raw.len() / element_size;
-            deflate::zlib(planes, plane_len, level, &mut scratch.deflater, out)?;
+            deflate::zlib(planes, plane_len, level, scratch.deflater.get_or_insert_default(), out)?;
             out.len() < raw.len()
         }
         Compression::Zstd => {
@@ -298,12 +335,13 @@ pub fn decode_chunk(
         }
         let want = len_before(&active[..i], out.len())?;
         let last = i == 0;
-        let target: &mut [u8] = if last {
-            &mut *out
-        } else {
-            next.resize(want, 0);
-            next.as_mut_slice()
-        };
+        if let (Filter::Deflate { .. }, [Filter::Shuffle { element_size: size @ (2 | 4 | 8 | 16) }]) =
+            (filter, &active[..i])
+        {
+            // The usual pair, in one go: what is stored as it is gets no copy on the way.
+            return inflate_shuffled(*size, input, out, next, inflater);
+        }
+        let target: &mut [u8] = if last { &mut *out } else { room_for(next, want) };
         apply(*filter, input, target, inflater, zstd)?;
         if last {
             return Ok(());
@@ -329,6 +367,53 @@ fn len_before(earlier: &[Filter], raw: usize) -> Result<usize> {
     })
 }
 
+/// So many bytes of `buffer`, whatever they are. Zeros that the system gives are not written again.
+fn room_for(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if buffer.len() < len {
+        *buffer = Vec::new();
+        *buffer = vec![0; len];
+    }
+    &mut buffer[..len]
+}
+
+/// Inflates `input` and undoes the shuffle of the bytes, by way of `planes`.
+fn inflate_shuffled(
+    element_size: usize,
+    input: &[u8],
+    out: &mut [u8],
+    planes: &mut Vec<u8>,
+    inflater: &mut Inflater,
+) -> Result<()> {
+    let planes = room_for(planes, out.len());
+    let Inflater { tables, stored, .. } = inflater;
+    if !inflate::zlib_in_parts(input, planes, tables, stored) {
+        inflater.inflate_any(input, planes)?;
+        unshuffle(element_size, planes, out);
+        return Ok(());
+    }
+    let piece = |at: usize| {
+        let next = stored.partition_point(|part| part.start <= at);
+        match next.checked_sub(1).and_then(|last| stored.get(last)) {
+            Some(part) if at < part.start + part.len => &input[part.from..part.from + part.len][at - part.start..],
+            _ => &planes[at..stored.get(next).map_or(planes.len(), |part| part.start)],
+        }
+    };
+    unshuffle_pieces(element_size, piece, out);
+    Ok(())
+}
+
+impl Inflater {
+    /// Inflates a stream of any kind to exactly `target`.
+    fn inflate_any(&mut self, input: &[u8], target: &mut [u8]) -> Result<()> {
+        let general = self.general.get_or_insert_with(libdeflater::Decompressor::new);
+        match general.zlib_decompress(input, target) {
+            Ok(len) if len == target.len() => Ok(()),
+            Ok(len) => Err(Error::filter("deflate", format!("{len} bytes instead of {}", target.len()))),
+            Err(error) => Err(Error::filter("deflate", error.to_string())),
+        }
+    }
+}
+
 fn apply(
     filter: Filter,
     input: &[u8],
@@ -349,12 +434,7 @@ fn apply(
             if inflate::zlib(input, target, &mut inflater.tables) {
                 return Ok(());
             }
-            let general = inflater.general.get_or_insert_with(libdeflater::Decompressor::new);
-            match general.zlib_decompress(input, target) {
-                Ok(len) if len == target.len() => Ok(()),
-                Ok(len) => Err(Error::filter("deflate", format!("{len} bytes instead of {}", target.len()))),
-                Err(error) => Err(Error::filter("deflate", error.to_string())),
-            }
+            inflater.inflate_any(input, target)
         }
         Filter::Lzf => lzf::decompress(input, target),
         Filter::Zstd { .. } => zstd.decompress(input, target),

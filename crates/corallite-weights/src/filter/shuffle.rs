@@ -5,6 +5,8 @@
 //! bytes are left, for which every processor has instructions. That runs at the speed of memory already, so there
 //! is no code here for particular processors.
 
+use super::cpu::for_this_processor;
+
 const BLOCK: usize = 64;
 
 /// Shuffles `src` into `dst`, which has the same length (the shorter one decides otherwise).
@@ -48,6 +50,72 @@ pub fn unshuffle(element_size: usize, src: &[u8], dst: &mut [u8]) {
     }
 }
 
+/// Undoes [`shuffle`] for bytes that are in pieces: `piece` gives those from a place on up to the next border, which are more
+/// than none.
+pub(super) fn unshuffle_pieces<'a>(element_size: usize, piece: impl Fn(usize) -> &'a [u8], dst: &mut [u8]) {
+    match element_size {
+        2 => unshuffle_pieces_sized::<2>(piece, dst),
+        4 => unshuffle_pieces_sized::<4>(piece, dst),
+        8 => unshuffle_pieces_sized::<8>(piece, dst),
+        16 => unshuffle_pieces_sized::<16>(piece, dst),
+        size => {
+            let count = dst.len().checked_div(size).unwrap_or(0);
+            let mut at = 0;
+            while at < dst.len() {
+                let bytes = piece(at);
+                for &byte in &bytes[..bytes.len().min(dst.len() - at)] {
+                    let to = if at < count * size { at % count * size + at / count } else { at };
+                    dst[to] = byte;
+                    at += 1;
+                }
+            }
+        }
+    }
+}
+
+fn unshuffle_pieces_sized<'a, const N: usize>(piece: impl Fn(usize) -> &'a [u8], dst: &mut [u8]) {
+    let (mut elements, tail) = dst.as_chunks_mut::<N>();
+    let plane_len = elements.len();
+    for (i, to) in tail.iter_mut().enumerate() {
+        *to = piece(plane_len * N + i)[0];
+    }
+    let mut at = 0;
+    while !elements.is_empty() {
+        let planes: [&[u8]; N] = std::array::from_fn(|p| piece(p * plane_len + at));
+        let len = planes.iter().map(|plane| plane.len()).min().unwrap_or(0).clamp(1, elements.len());
+        let (now, later) = elements.split_at_mut(len);
+        join_planes(planes.map(|plane| &plane[..len]), now);
+        elements = later;
+        at += len;
+    }
+}
+
+/// Puts elements together from their planes, which are as long as there are elements.
+fn join_planes<const N: usize>(planes: [&[u8]; N], elements: &mut [[u8; N]]) {
+    for_this_processor(
+        #[inline(always)]
+        || join_planes_here(planes, elements),
+    );
+}
+
+#[inline(always)]
+fn join_planes_here<const N: usize>(planes: [&[u8]; N], elements: &mut [[u8; N]]) {
+    let (blocks, rest) = elements.as_chunks_mut::<BLOCK>();
+    let done = blocks.len() * BLOCK;
+    for (b, block) in blocks.iter_mut().enumerate() {
+        let mut rows = [[0; BLOCK]; N];
+        for (row, plane) in rows.iter_mut().zip(&planes) {
+            row.copy_from_slice(&plane[b * BLOCK..(b + 1) * BLOCK]);
+        }
+        join(&rows, block);
+    }
+    for (i, element) in rest.iter_mut().enumerate() {
+        for (byte, plane) in element.iter_mut().zip(&planes) {
+            *byte = plane[done + i];
+        }
+    }
+}
+
 fn shuffle_sized<const N: usize>(src: &[u8], dst: &mut [u8]) {
     let (elements, rest) = src.as_chunks::<N>();
     let (planes, tail) = dst.split_at_mut(elements.len() * N);
@@ -74,21 +142,7 @@ fn unshuffle_sized<const N: usize>(src: &[u8], dst: &mut [u8]) {
     let (planes, rest) = src.split_at(elements.len() * N);
     tail.copy_from_slice(rest);
     let plane_len = elements.len();
-    let whole = plane_len / BLOCK * BLOCK;
-    let (blocks, _) = elements.as_chunks_mut::<BLOCK>();
-    for (b, block) in blocks.iter_mut().enumerate() {
-        let mut rows = [[0u8; BLOCK]; N];
-        for (p, row) in rows.iter_mut().enumerate() {
-            let at = p * plane_len + b * BLOCK;
-            row.copy_from_slice(&planes[at..at + BLOCK]);
-        }
-        join(&rows, block);
-    }
-    for (i, element) in elements.iter_mut().enumerate().skip(whole) {
-        for (p, byte) in element.iter_mut().enumerate() {
-            *byte = planes[p * plane_len + i];
-        }
-    }
+    join_planes(std::array::from_fn(|p| &planes[p * plane_len..][..plane_len]), elements);
 }
 
 /// The bytes of each place in the elements of a block.

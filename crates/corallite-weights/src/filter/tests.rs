@@ -49,16 +49,55 @@ fn round_trip(compression: Compression, size: usize, raw: &[u8], scratch: &mut S
     decode_chunk(&compression.pipeline(size), mask, &encoded, &mut back, scratch).unwrap();
     assert!(back == raw, "{compression} {size} {}", raw.len());
     if mask == 0 && matches!(compression, Compression::Planes | Compression::Gzip(_)) {
-        // Inflaters of other families read it too, zlib's to the last byte.
+        // Inflaters of other families read it too, zlib's up to the index.
         let mut inflated = Vec::new();
         let mut reader = flate2::bufread::ZlibDecoder::new(encoded.as_slice());
         reader.read_to_end(&mut inflated).unwrap();
-        assert!(reader.into_inner().is_empty());
+        assert_eq!(encoded.len() - reader.into_inner().len(), stream_len(&encoded));
         unshuffle(size, &inflated, &mut back);
         assert!(back == raw, "flate2: {compression} {size} {}", raw.len());
         assert!(general(&encoded, raw.len()) == Some(inflated), "libdeflate: {compression} {size} {}", raw.len());
     }
     (mask, encoded)
+}
+
+/// The length of a chunk without its index.
+fn stream_len(encoded: &[u8]) -> usize {
+    let has_index = index::read(encoded).next().is_some();
+    let [.., low, high, _, _, _, _] = *encoded else { return encoded.len() };
+    if has_index { encoded.len() - 6 - usize::from(u16::from_le_bytes([low, high])) } else { encoded.len() }
+}
+
+/// Decodes a chunk of `planes` that has an index, and says how many blocks were decoded by it.
+fn decode_indexed(encoded: &[u8], size: usize, raw: &[u8]) -> usize {
+    let (mut scratch, mut back) = (Scratch::new(), vec![0xaa; raw.len()]);
+    decode_chunk(&Compression::Planes.pipeline(size), 0, encoded, &mut back, &mut scratch).unwrap();
+    assert!(back == raw);
+    assert!(scratch.inflater.general.is_none(), "the index is not to send anybody to the general inflater");
+    scratch.inflater.tables.quartered
+}
+
+/// Chunks with an index: of few bits a literal and of many, in one block and in several, of odd sizes.
+fn indexed() -> Vec<(&'static str, usize, Vec<u8>)> {
+    let bf16 = |count| weights(count).as_chunks::<4>().0.iter().flat_map(|b| [b[2], b[3]]).collect::<Vec<u8>>();
+    let f16 = |count: usize| -> Vec<u8> {
+        let floats = weights(count);
+        let floats = floats.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+        floats.flat_map(|value| half::f16::from_f32(value).to_le_bytes()).collect()
+    };
+    let mut two_kinds = bf16(70_000);
+    two_kinds.extend(f16(70_000));
+    let mut odd = weights(30_000);
+    odd.extend([1, 2, 3]);
+    vec![
+        ("f32", 4, weights(100_000)),
+        ("bf16", 2, bf16(100_001)),
+        ("f16", 2, f16(100_003)),
+        ("two kinds", 2, two_kinds),
+        ("odd", 4, odd),
+        ("short", 4, weights(16 * 1024)),
+        ("bytes", 1, weights(40_000).as_chunks::<4>().0.iter().map(|b| b[3]).collect()),
+    ]
 }
 
 /// What libdeflate makes of a stream that should have so many bytes.
@@ -151,14 +190,48 @@ proptest! {
         if mend && encoded.len() > 6 {
             // A checksum that is right for whatever comes out, so that it is not what decides.
             let mut out = vec![0; raw.len()];
-            let body = encoded.len() - 4;
+            let (_, index) = encoded.split_at(stream_len(&encoded));
+            let (index, body) = (index.len(), encoded.len() - index.len() - 4);
             if libdeflater::Decompressor::new().deflate_decompress(&encoded[2..body], &mut out).is_ok() {
-                encoded[body..].copy_from_slice(&libdeflater::adler32(&out).to_be_bytes());
+                let end = encoded.len() - index;
+                encoded[body..end].copy_from_slice(&libdeflater::adler32(&out).to_be_bytes());
             }
         }
         if let Some(out) = ours(&encoded, raw.len()) {
             prop_assert!(general(&encoded, raw.len()) == Some(out));
         }
+    }
+
+    #[test]
+    fn an_index_of_anything_changes_no_byte(
+        which in any::<prop::sample::Index>(),
+        claims in proptest::collection::vec((0..5u8, 0..1_000_000usize, any::<[u32; 3]>(), any::<prop::sample::Index>()), 0..6),
+    ) {
+        let cases = indexed();
+        let (_, size, raw) = &cases[which.index(cases.len())];
+        let mut encoded = Vec::new();
+        encode_chunk(Compression::Planes, *size, raw, &mut Scratch::new(), &mut encoded).unwrap();
+        let right: Vec<_> = index::read(&encoded).collect();
+        encoded.truncate(stream_len(&encoded));
+        let mut claimed = index::Index::default();
+        let mut end = 0;
+        for (kind, number, bits, at) in claims {
+            let mut block = right[at.index(right.len())];
+            match kind {
+                // The right place, and other bits: far off, just beside, or of another length.
+                0 => block.bits = bits.map(|bits| bits as usize),
+                1 => block.bits[number % 3] ^= 1 << (number % 20),
+                2 => block.len = number,
+                3 => block = index::Quarters { start: number, len: number, bits: bits.map(|bits| bits as usize % 2_000_000) },
+                _ => {}
+            }
+            if block.start >= end {
+                claimed.add(&block);
+                end = block.start + block.len;
+            }
+        }
+        claimed.write(&mut encoded);
+        decode_indexed(&encoded, *size, raw);
     }
 
     #[test]
@@ -246,6 +319,66 @@ fn our_inflater_knows_the_streams_of_full_tensors_and_of_differences() {
         let (mask, encoded) = round_trip(Compression::Planes, size, &raw, &mut Scratch::new());
         assert_eq!(mask, 0);
         assert!(ours(&encoded, raw.len()).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn blocks_of_literals_are_decoded_by_their_index_and_without_it_all_the_same() {
+    for (name, size, raw) in indexed() {
+        let (mask, mut encoded) = round_trip(Compression::Planes, size, &raw, &mut Scratch::new());
+        let entries = index::read(&encoded).count();
+        assert!(mask == 0 && entries > 0 && decode_indexed(&encoded, size, &raw) == entries, "{name}");
+        let stream = stream_len(&encoded);
+        assert!((encoded.len() - stream) * 1000 <= raw.len(), "{name}: {} bytes", encoded.len() - stream);
+        for end in [stream, stream + 1, encoded.len() - 1] {
+            assert_eq!(decode_indexed(&encoded[..end], size, &raw), 0, "{name}");
+        }
+        // Bytes that follow an index make it none.
+        encoded.push(0);
+        assert_eq!(decode_indexed(&encoded, size, &raw), 0, "{name}");
+    }
+}
+
+#[test]
+fn a_damaged_index_costs_time_and_no_byte() {
+    for (_, size, raw) in indexed() {
+        let (_, encoded) = round_trip(Compression::Planes, size, &raw, &mut Scratch::new());
+        for at in stream_len(&encoded)..encoded.len() {
+            for change in [1, 0x40, 0x80, 0xff] {
+                let mut damaged = encoded.clone();
+                damaged[at] ^= change;
+                decode_indexed(&damaged, size, &raw);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_index_of_another_chunk_costs_time_and_no_byte() {
+    let mut scratch = Scratch::new();
+    let chunks: Vec<_> = indexed()
+        .into_iter()
+        .map(|(_, size, raw)| (size, round_trip(Compression::Planes, size, &raw, &mut scratch).1, raw))
+        .collect();
+    for (size, encoded, raw) in &chunks {
+        for (_, other, _) in &chunks {
+            let stream = [&encoded[..stream_len(encoded)], &other[stream_len(other)..]].concat();
+            decode_indexed(&stream, *size, raw);
+        }
+    }
+}
+
+/// A stream that breaks off or is damaged in front of its index is not read by it.
+#[test]
+fn an_index_behind_a_damaged_stream_is_no_help() {
+    let raw = weights(30_000);
+    let (_, encoded) = round_trip(Compression::Planes, 4, &raw, &mut Scratch::new());
+    let (stream, index) = encoded.split_at(stream_len(&encoded));
+    for cut in [1, 2, 4, 5, 100, stream.len() / 2] {
+        let short = [&stream[..stream.len() - cut], index].concat();
+        assert_eq!(ours(&short, raw.len()), None);
+        let out = &mut vec![0; raw.len()];
+        assert!(decode_chunk(&Compression::Planes.pipeline(4), 0, &short, out, &mut Scratch::new()).is_err());
     }
 }
 

@@ -19,9 +19,10 @@ use super::{DELTAS, WEIGHTS};
 use crate::delta::Difference;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::filter::{Compression, Filter, Scratch, decode_chunk};
+use crate::filter::{Compression, Filter, decode_chunk, with_scratch};
 use crate::hash::{ContentHasher, WeightHash, coral_hash};
 use crate::tensor::{WeightMetadata, WeightSource};
+use crate::zeroed;
 
 /// Where encoded bytes are read from: a snapshot, or a running transaction.
 pub(crate) trait Pages: Sync {
@@ -343,7 +344,7 @@ impl Body {
             return Err(self.damaged(format!("it claims {length} bytes, which its stored data cannot be")));
         }
         // Now that there is room: memory that the system gives zeroed need not be filled again.
-        Ok(vec![0; wanted])
+        Ok(zeroed(wanted))
     }
 
     /// Reads a range of the tensor's bytes on this thread into `out`, which is as long.
@@ -698,7 +699,6 @@ fn place(chunks: &Chunks, found: Vec<ChunkLocation>) -> Option<Vec<Option<Stored
 /// Buffers for decoding, one set for each thread.
 #[derive(Default)]
 pub(crate) struct Decoder {
-    scratch: Scratch,
     encoded: Vec<u8>,
     raw: Vec<u8>,
     /// For the links of a chain.
@@ -736,10 +736,10 @@ impl Decoder {
         resize(&mut self.encoded, location.length as usize)?;
         pages.read_at(location.offset, &mut self.encoded)?;
         if skip == 0 && out.len() == full {
-            return decode_chunk(filters, location.filter_mask, &self.encoded, out, &mut self.scratch);
+            return with_scratch(|scratch| decode_chunk(filters, location.filter_mask, &self.encoded, out, scratch));
         }
         resize(&mut self.raw, full)?;
-        decode_chunk(filters, location.filter_mask, &self.encoded, &mut self.raw, &mut self.scratch)?;
+        with_scratch(|scratch| decode_chunk(filters, location.filter_mask, &self.encoded, &mut self.raw, scratch))?;
         out.copy_from_slice(&self.raw[skip..skip + out.len()]);
         Ok(())
     }
