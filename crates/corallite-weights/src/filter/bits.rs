@@ -43,6 +43,22 @@ impl<'a> BitWriter<'a> {
         (self.bits, self.count) = (bits, count);
     }
 
+    /// Where the writer is, to go back there.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { len: self.out.len(), bits: self.bits, count: self.count }
+    }
+
+    /// Forgets what was written since.
+    pub(super) fn rewind(&mut self, mark: Mark) {
+        self.out.truncate(mark.len);
+        (self.bits, self.count) = (mark.bits, mark.count);
+    }
+
+    /// Bits written, with those of what was there before.
+    pub(super) fn bits(&self) -> usize {
+        self.out.len() * 8 + self.count as usize
+    }
+
     /// Appends zero bits up to the next byte boundary.
     pub(super) fn align(&mut self) {
         if self.count > 0 {
@@ -60,6 +76,13 @@ impl<'a> BitWriter<'a> {
         self.align();
         self.out.extend_from_slice(bytes);
     }
+}
+
+/// A place in the output of a [`BitWriter`].
+pub(super) struct Mark {
+    len: usize,
+    bits: u64,
+    count: u32,
 }
 
 const CODE_MASK: u32 = (1 << CODE_LENGTH) - 1;
@@ -134,9 +157,15 @@ impl Default for Literals {
 const USES: usize = 8;
 
 impl Literals {
+    /// Those of `code`, for few bytes.
+    pub(super) fn fill_singles(&mut self, code: &Code) {
+        self.singles.copy_from_slice(&code.codes[..256]);
+        self.is_paired = false;
+    }
+
     /// Those of `code`, for about `len` bytes.
     pub(super) fn fill(&mut self, code: &Code, len: usize) {
-        self.singles.copy_from_slice(&code.codes[..256]);
+        self.fill_singles(code);
         let mut values = [0u8; 256];
         let mut used = 0;
         for (value, _) in (0..=255).zip(self.singles).filter(|(_, code)| *code > 0) {

@@ -22,6 +22,8 @@ use super::bits::{BitWriter, Literals};
 use super::huffman::{Code, END_OF_BLOCK, Histogram, SYMBOLS, cost_in_bits, entropy_in_bits, histogram, ideal_bits};
 use super::repeats::{Repeats, telling_length};
 use super::runs::{Plan, Runs, length_symbol};
+use super::sketch::{self, sketch};
+use super::vector;
 use crate::error::{Error, Result};
 
 const BLOCK: usize = 32 * 1024;
@@ -58,6 +60,18 @@ const MIN_SAMPLE_SAVING: f32 = 0.025;
 /// Runs are looked for when the most frequent value takes this share of a block.
 const SKEWED: f32 = 0.4;
 
+/// What the most frequent value takes of a block that is counted, not sketched: near [`SKEWED`] the counts have to be right.
+const NEARLY_SKEWED: f32 = 0.3;
+
+/// How much longer than a sketch promised a block may become; else it is counted and written again.
+const MISLED: f32 = 1.02;
+
+/// Bytes that are coded at a time.
+const PIECE: usize = 16 * 1024;
+
+/// Eight codes of this many bits on average rarely have more than 56.
+const SHORT: f32 = 6.0;
+
 /// What a block in common may cost more than two, as a share. A code takes as long to make as some thousand symbols.
 const MERGE_COST: f32 = 0.0005;
 
@@ -77,6 +91,8 @@ struct Block {
     range: Range<usize>,
     /// `None` for noise.
     counts: Option<Box<Histogram>>,
+    /// Whether the counts are about right only.
+    is_sketch: bool,
     /// What it takes without runs.
     bits: f32,
     /// Its information and the header of a code: what it would take if runs cost nothing, to compare with that of others.
@@ -139,17 +155,25 @@ pub(super) fn zlib(
 fn judge(src: &[u8], range: Range<usize>) -> Block {
     let bytes = &src[range.clone()];
     let stored = bytes.len() as f32 * 8.0;
+    let noise = |range| Block { range, counts: None, is_sketch: false, bits: stored, ideal: stored };
     if bytes.len() == BLOCK && is_noise(bytes) {
-        return Block { range, counts: None, bits: stored, ideal: stored };
+        return noise(range);
     }
-    let counts = histogram(bytes);
-    let huffman = cost_in_bits(&counts, bytes.len());
-    if huffman < stored * (1.0 - MIN_SAVING) {
-        let ideal = ideal_bits(&counts, bytes.len());
-        Block { range, counts: Some(Box::new(counts)), bits: huffman, ideal }
-    } else {
-        Block { range, counts: None, bits: stored, ideal: stored }
+    let is_sketch = bytes.len() >= sketch::LEAST;
+    let counts = if is_sketch { sketch(bytes) } else { histogram(bytes) };
+    let block = Block::of(range, counts, is_sketch);
+    if block.bits >= stored * (1.0 - MIN_SAVING) {
+        return noise(block.range);
     }
+    if is_sketch && share_of_top(&counts, bytes.len()) >= NEARLY_SKEWED {
+        return Block::of(block.range, histogram(bytes), false);
+    }
+    block
+}
+
+/// The share of the most frequent value.
+fn share_of_top(counts: &Histogram, len: usize) -> f32 {
+    counts.iter().max().copied().unwrap_or(0) as f32 / len as f32
 }
 
 /// Whether a sample of a block says that counting all of it is not worth the time.
@@ -163,6 +187,11 @@ fn is_noise(bytes: &[u8]) -> bool {
 }
 
 impl Block {
+    fn of(range: Range<usize>, counts: Histogram, is_sketch: bool) -> Self {
+        let (bits, ideal) = (cost_in_bits(&counts, range.len()), ideal_bits(&counts, range.len(), is_sketch));
+        Self { range, counts: Some(Box::new(counts)), is_sketch, bits, ideal }
+    }
+
     /// The probability that two of its bytes, chosen at random, are the same.
     fn chance(&self) -> f32 {
         let len = self.range.len() as f32;
@@ -186,7 +215,8 @@ fn merge(open: &mut Option<Block>, block: Block) -> Option<Block> {
             let mut sum = **counts;
             sum.iter_mut().zip(more.iter()).for_each(|(sum, more)| *sum += more);
             let len = last.range.len() + block.range.len();
-            let ideal = ideal_bits(&sum, len);
+            let is_sketch = last.is_sketch || block.is_sketch;
+            let ideal = ideal_bits(&sum, len, is_sketch);
             if ideal > (last.ideal + block.ideal) * (1.0 + MERGE_COST) {
                 return open.replace(block);
             }
@@ -194,6 +224,7 @@ fn merge(open: &mut Option<Block>, block: Block) -> Option<Block> {
             *last = Block {
                 range: last.range.start..block.range.end,
                 counts: last.counts.take(),
+                is_sketch,
                 bits: cost_in_bits(&sum, len),
                 ideal,
             };
@@ -251,13 +282,14 @@ impl Coder {
     fn bits(&mut self, src: &[u8], block: &Block) -> f32 {
         let Some(counts) = &block.counts else { return block.bits };
         let header = 160.0 + 3.0 * counts.iter().filter(|count| **count > 0).count() as f32;
-        let plan = self.plan(&src[block.range.clone()], counts);
+        let bytes = &src[block.range.clone()];
+        let plan = if block.is_sketch { self.plan(bytes, &histogram(bytes)) } else { self.plan(bytes, counts) };
         plan.map_or(block.bits, |plan| plan.bits + header)
     }
 
+    /// What to do with the runs, for exact counts.
     fn plan(&mut self, bytes: &[u8], counts: &Histogram) -> Option<Plan> {
-        let most = counts.iter().max().copied().unwrap_or(0);
-        if most as f32 >= bytes.len() as f32 * SKEWED { self.runs.plan(bytes, counts) } else { None }
+        if share_of_top(counts, bytes.len()) >= SKEWED { self.runs.plan(bytes, counts) } else { None }
     }
 
     fn write(&mut self, src: &[u8], block: &Block, writer: &mut BitWriter<'_>) {
@@ -265,28 +297,67 @@ impl Coder {
         let Some(counts) = &block.counts else {
             return bytes.chunks(MAX_STORED).for_each(|part| put_stored(part, writer));
         };
-        let plan = self.plan(bytes, counts);
-        let (weights, threshold) = plan.map_or_else(
-            || {
-                let mut weights = [0; SYMBOLS];
-                weights[..256].copy_from_slice(counts.as_slice());
-                weights[END_OF_BLOCK] = 1;
-                (weights, None)
-            },
-            |plan| (plan.weights, Some(plan.threshold)),
-        );
+        if !block.is_sketch {
+            if let Some(plan) = self.plan(bytes, counts) {
+                self.write_runs(bytes, &plan, writer);
+            } else {
+                self.write_literals(bytes, counts, writer);
+            }
+            return;
+        }
+        let is_skewed = share_of_top(counts, bytes.len()) >= SKEWED;
+        let start = writer.mark();
+        if is_skewed || !self.write_literals(bytes, counts, writer) {
+            writer.rewind(start);
+            let block = Block::of(block.range.clone(), histogram(bytes), false);
+            self.write(src, &block, writer);
+        }
+    }
+
+    /// A code for single bytes only. Says whether it became about as short as the counts promise.
+    fn write_literals(&mut self, bytes: &[u8], counts: &Histogram, writer: &mut BitWriter<'_>) -> bool {
+        let mut weights = [0; SYMBOLS];
+        weights[..256].copy_from_slice(counts.as_slice());
+        weights[END_OF_BLOCK] = 1;
         let code = Code::new(&weights);
+        code.write_header(writer);
+        let start = writer.bits();
+        let promised = weights.iter().zip(code.lengths).map(|(&weight, length)| weight as usize * usize::from(length));
+        let promised = promised.sum::<usize>() as f32;
+        let longest = code.lengths.iter().max().copied().map_or(0, usize::from);
+        if vector::packs() {
+            let table = vector::Table::new(&code);
+            let are_short = promised < bytes.len() as f32 * SHORT;
+            self.literals.fill_singles(&code);
+            for piece in bytes.chunks(PIECE) {
+                writer.put_all(piece.len() * longest, |out| {
+                    let done = vector::pack(piece, &table, are_short, out);
+                    out.put_literals(&piece[done..], &self.literals);
+                });
+            }
+        } else {
+            self.literals.fill(&code, bytes.len());
+            for piece in bytes.chunks(PIECE) {
+                writer.put_all(piece.len() * longest, |out| out.put_literals(piece, &self.literals));
+            }
+        }
+        let taken = (writer.bits() - start) as f32;
+        writer.put_code(code.codes[END_OF_BLOCK]);
+        taken <= promised * MISLED
+    }
+
+    fn write_runs(&mut self, bytes: &[u8], plan: &Plan, writer: &mut BitWriter<'_>) {
+        let code = Code::new(&plan.weights);
         code.write_header(writer);
         self.literals.fill(&code, bytes.len());
         // The most that a length takes besides its code: five extra bits and the distance.
         let lengths = code.lengths.iter().enumerate();
         let bits = lengths
-            .map(|(i, &length)| weights[i] as usize * (usize::from(length) + if i > END_OF_BLOCK { 6 } else { 0 }));
-        writer.put_all(bits.sum(), |out| match threshold {
-            None => out.put_literals(bytes, &self.literals),
-            Some(threshold) => self.runs.for_each(
+            .map(|(i, &length)| plan.weights[i] as usize * (usize::from(length) + if i > END_OF_BLOCK { 6 } else { 0 }));
+        writer.put_all(bits.sum(), |out| {
+            self.runs.for_each(
                 bytes,
-                threshold,
+                plan.threshold,
                 out,
                 |out, stretch| out.put_literals(stretch, &self.literals),
                 |out, length| {
@@ -298,7 +369,7 @@ impl Coder {
                         count + extra_bits + 1,
                     );
                 },
-            ),
+            );
         });
         writer.put_code(code.codes[END_OF_BLOCK]);
     }

@@ -4,6 +4,7 @@
 //! faster than looking for matches in them.
 
 use super::bits::BitWriter;
+use super::sketch::SCALE;
 
 /// The longest code, in bits. Decoders look 11 bits up in one step, and a longer code would be for
 /// bytes so rare that it saves nothing measurable.
@@ -71,10 +72,15 @@ pub(super) fn cost_in_bits(counts: &Histogram, len: usize) -> f32 {
     bits * 1.003 + HEADER_BITS + BITS_PER_SYMBOL * symbols as f32
 }
 
-/// The information in bytes with this histogram and the header of their code.
-pub(super) fn ideal_bits(counts: &Histogram, len: usize) -> f32 {
+/// By how many bits for each symbol a sample of so many bytes, one in [`SCALE`], seems to have less information than all of
+/// them: half a natural bit.
+const BITS_LACKING: f32 = 0.72 * SCALE as f32;
+
+/// The information in bytes with this histogram, which may be a sketch, and the header of their code.
+pub(super) fn ideal_bits(counts: &Histogram, len: usize, is_sketch: bool) -> f32 {
     let (bits, symbols) = information(counts, len, 0.0);
-    bits + HEADER_BITS + BITS_PER_SYMBOL * symbols as f32
+    let lacking = if is_sketch { BITS_LACKING } else { 0.0 };
+    bits + HEADER_BITS + (BITS_PER_SYMBOL + lacking) * symbols as f32
 }
 
 /// The information in bytes with this histogram.

@@ -14,6 +14,8 @@ mod lzf;
 mod repeats;
 mod runs;
 mod shuffle;
+mod sketch;
+mod vector;
 mod zstd;
 
 use std::fmt;
