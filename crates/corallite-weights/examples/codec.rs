@@ -16,6 +16,7 @@
 //! new memory, within what is timed, as one that is loaded does. Every tensor is compared with what went in. What counts
 //! is processor time, and the time of the clock with several threads.
 
+use std::cell::RefCell;
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
@@ -182,12 +183,19 @@ struct Buffers {
     whole: Vec<u8>,
 }
 
+thread_local! {
+    /// Kept by each thread, as the store keeps them.
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
+}
+
 impl Way<'_> {
     /// Encodes the tensor as each of the differences (or as it is) into `kept`, and returns which became the smallest.
     fn encode(&self, tensor: &Tensor, kept: &mut [Vec<Encoded>]) -> Result<usize> {
         for (which, chunks) in kept.iter_mut().enumerate() {
-            chunks.par_iter_mut().enumerate().try_for_each_init(Buffers::default, |buffers, (index, chunk)| {
-                self.encode_one(tensor, which, index, buffers, chunk).map_err(|error| error.to_string())
+            chunks.par_iter_mut().enumerate().try_for_each(|(index, chunk)| {
+                BUFFERS.with_borrow_mut(|buffers| {
+                    self.encode_one(tensor, which, index, buffers, chunk).map_err(|error| error.to_string())
+                })
             })?;
         }
         (0..kept.len()).min_by_key(|&which| len(&kept[which])).ok_or_else(|| "there was nothing to encode".into())

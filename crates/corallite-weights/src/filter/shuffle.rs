@@ -5,11 +5,21 @@
 //! bytes are left, for which every processor has instructions. That runs at the speed of memory already, so there
 //! is no code here for particular processors.
 
+use super::vector;
+
 const BLOCK: usize = 64;
 
 /// Shuffles `src` into `dst`, which has the same length (the shorter one decides otherwise).
 /// An `element_size` of 0 or 1 copies.
 pub fn shuffle(element_size: usize, src: &[u8], dst: &mut [u8]) {
+    if !vector::shuffle(element_size, src, dst) {
+        shuffle_portably(element_size, src, dst);
+    }
+}
+
+/// To be compiled for several kinds of processors.
+#[inline(always)]
+pub(super) fn shuffle_portably(element_size: usize, src: &[u8], dst: &mut [u8]) {
     let len = src.len().min(dst.len());
     let (src, dst) = (&src[..len], &mut dst[..len]);
     match element_size {
@@ -48,6 +58,7 @@ pub fn unshuffle(element_size: usize, src: &[u8], dst: &mut [u8]) {
     }
 }
 
+#[inline(always)]
 fn shuffle_sized<const N: usize>(src: &[u8], dst: &mut [u8]) {
     let (elements, rest) = src.as_chunks::<N>();
     let (planes, tail) = dst.split_at_mut(elements.len() * N);

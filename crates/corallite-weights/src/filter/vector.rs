@@ -61,6 +61,26 @@ pub(super) fn pack(bytes: &[u8], table: &Table, are_short: bool, out: &mut Codes
     0
 }
 
+/// Does what [`super::shuffle::shuffle`] does, by code compiled for this processor. `false`, with nothing done, where there is
+/// none but the one that every processor runs.
+pub(super) fn shuffle(element_size: usize, src: &[u8], dst: &mut [u8]) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") {
+            // SAFETY: the processor has the features that the function asks for.
+            unsafe { x86::shuffle_512(element_size, src, dst) }
+            return true;
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has the feature that the function asks for.
+            unsafe { x86::shuffle_256(element_size, src, dst) }
+            return true;
+        }
+    }
+    let _ = (element_size, src, dst);
+    false
+}
+
 /// Whether a byte occurs that is not in the set, which has bit `b / 16 % 8` of row `b / 128`, column `b % 16`, for each
 /// byte `b` in it. `None` on a processor that has not the instructions.
 pub(super) fn has_others(bytes: &[u8; 1024], set: &[[u8; 16]; 2]) -> Option<bool> {
@@ -79,6 +99,7 @@ mod x86 {
 
     use super::{GROUP, Table};
     use crate::filter::bits::Codes;
+    use crate::filter::shuffle::shuffle_portably;
 
     /// What [`super::pack`] does, with groups of four or eight codes made side by side.
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
@@ -143,6 +164,16 @@ mod x86 {
         // SAFETY: the array has as many bytes as are written, aligned or not.
         unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), value) };
         words
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(super) fn shuffle_512(element_size: usize, src: &[u8], dst: &mut [u8]) {
+        shuffle_portably(element_size, src, dst);
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn shuffle_256(element_size: usize, src: &[u8], dst: &mut [u8]) {
+        shuffle_portably(element_size, src, dst);
     }
 
     /// What [`super::has_others`] does.
