@@ -34,8 +34,8 @@ impl<'a> BitWriter<'a> {
     /// Appends many codes, `bits` bits at most together.
     pub(super) fn put_all(&mut self, bits: usize, write: impl FnOnce(&mut Codes<'_>)) {
         let start = self.out.len();
-        // The bits of the last byte, and the eight bytes that each step stores.
-        self.out.resize(start + bits / 8 + 16, 0);
+        // The bits of the last byte, and what a step stores beyond them.
+        self.out.resize(start + bits / 8 + 1 + BEYOND, 0);
         let mut codes = Codes { room: &mut self.out[start..], at: 0, bits: self.bits, count: self.count };
         write(&mut codes);
         let Codes { at, bits, count, .. } = codes;
@@ -85,15 +85,18 @@ pub(super) struct Mark {
     count: u32,
 }
 
+/// Bytes that a step may write to beyond those it fills, at most.
+const BEYOND: usize = 128;
+
 const CODE_MASK: u32 = (1 << CODE_LENGTH) - 1;
 
 /// Room for the codes of a block, which [`BitWriter::put_all`] provides.
 pub(super) struct Codes<'a> {
-    room: &'a mut [u8],
-    at: usize,
-    bits: u64,
+    pub(super) room: &'a mut [u8],
+    pub(super) at: usize,
+    pub(super) bits: u64,
     /// Below 8 between calls.
-    count: u32,
+    pub(super) count: u32,
 }
 
 impl Codes<'_> {

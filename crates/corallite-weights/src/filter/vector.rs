@@ -38,6 +38,7 @@ pub(super) fn packs() -> bool {
         is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("bmi2")
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
@@ -52,10 +53,10 @@ pub(super) fn pack(bytes: &[u8], table: &Table, are_short: bool, out: &mut Codes
     if packs() {
         let (groups, _) = bytes.as_chunks::<GROUP>();
         // SAFETY: the processor has the features that the functions ask for, as `packs` just found.
-        unsafe {
+        let done = unsafe {
             if are_short { x86::pack::<true>(groups, table, out) } else { x86::pack::<false>(groups, table, out) }
-        }
-        return groups.len() * GROUP;
+        };
+        return done * GROUP;
     }
     let _ = (bytes, table, are_short, out);
     0
@@ -101,9 +102,10 @@ mod x86 {
     use crate::filter::bits::Codes;
     use crate::filter::shuffle::shuffle_portably;
 
-    /// What [`super::pack`] does, with groups of four or eight codes made side by side.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-    pub(super) fn pack<const ARE_SHORT: bool>(groups: &[[u8; GROUP]], table: &Table, out: &mut Codes<'_>) {
+    /// What [`super::pack`] does, with groups of four or eight codes made side by side. Returns the number of groups done,
+    /// which is lower only if there is no more room.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi2")]
+    pub(super) fn pack<const ARE_SHORT: bool>(groups: &[[u8; GROUP]], table: &Table, out: &mut Codes<'_>) -> usize {
         let [l0, l1, l2, l3] = table.lengths.each_ref().map(|row| load(row));
         let [a0, a1, a2, a3] = table.low.each_ref().map(|row| load(row));
         let [b0, b1, b2, b3] = table.high.each_ref().map(|row| load(row));
@@ -120,7 +122,18 @@ mod x86 {
             let four = _mm512_or_si512(first, _mm512_sllv_epi64(second, first_bits));
             (four, _mm512_add_epi64(first_bits, _mm512_srli_epi64::<32>(bits)))
         };
+        let Codes { room, at, bits, count } = out;
+        let (mut pending, mut pending_bits) = (*bits, *count);
+        let mut done = 0;
         for group in groups {
+            let Some(mut writer) = room.get_mut(*at..).and_then(<[u8]>::first_chunk_mut).map(|room| Writer {
+                room,
+                at: 0,
+                bits: pending,
+                count: pending_bits,
+            }) else {
+                break;
+            };
             let bytes = load(group);
             let upper = _mm512_movepi8_mask(bytes);
             let find = |t0, t1, t2, t3| {
@@ -134,21 +147,55 @@ mod x86 {
             let (first, second) = (_mm512_unpacklo_epi64(x, y), _mm512_unpackhi_epi64(x, y));
             let (first_bits, second_bits) =
                 (_mm512_unpacklo_epi64(x_bits, y_bits), _mm512_unpackhi_epi64(x_bits, y_bits));
-            let bits = _mm512_add_epi64(first_bits, second_bits);
+            let bits = _mm512_sad_epu8(lengths, zero);
             if ARE_SHORT && _mm512_cmpgt_epu64_mask(bits, _mm512_set1_epi64(56)) == 0 {
-                let eight = _mm512_or_si512(first, _mm512_sllv_epi64(second, first_bits));
-                let (eight, bits) = (store(eight), store(bits));
+                let eight = words(_mm512_or_si512(first, _mm512_sllv_epi64(second, first_bits)));
+                let bits = small(bits);
                 for i in 0..8 {
-                    out.put(eight[i], bits[i] as u32);
+                    writer.put(eight[i], bits[i]);
                 }
             } else {
-                let (first, first_bits) = (store(first), store(first_bits));
-                let (second, second_bits) = (store(second), store(second_bits));
+                let (first, first_bits) = (words(first), small(first_bits));
+                let (second, second_bits) = (words(second), small(second_bits));
                 for i in 0..8 {
-                    out.put(first[i], first_bits[i] as u32);
-                    out.put(second[i], second_bits[i] as u32);
+                    writer.put(first[i], first_bits[i]);
+                    writer.put(second[i], second_bits[i]);
                 }
             }
+            *at += writer.at;
+            (pending, pending_bits) = (writer.bits, writer.count);
+            done += 1;
+        }
+        (*bits, *count) = (pending, pending_bits);
+        done
+    }
+
+    /// Bytes that the codes of a group may be written to: 16 times at most 7, and what the last store writes beyond.
+    const ROOM: usize = 128;
+
+    /// As [`Codes`], for the codes of one group.
+    struct Writer<'a> {
+        room: &'a mut [u8; ROOM],
+        at: usize,
+        bits: u64,
+        /// Below 8.
+        count: u32,
+    }
+
+    impl Writer<'_> {
+        /// Appends at most 56 bits, at most 16 times.
+        #[inline(always)]
+        fn put(&mut self, value: u64, count: u8) {
+            self.bits |= value << self.count;
+            self.count += u32::from(count);
+            // The compiler sees that this index is in the array.
+            let at = self.at & (ROOM - 1);
+            if let Some(room) = self.room.get_mut(at..at + 8) {
+                room.copy_from_slice(&self.bits.to_le_bytes());
+            }
+            self.at += (self.count / 8) as usize;
+            self.bits >>= self.count & !7;
+            self.count &= 7;
         }
     }
 
@@ -159,11 +206,17 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f")]
-    fn store(value: __m512i) -> [u64; 8] {
+    fn words(value: __m512i) -> [u64; 8] {
         let mut words = [0; 8];
         // SAFETY: the array has as many bytes as are written, aligned or not.
         unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), value) };
         words
+    }
+
+    /// The lowest byte of each word.
+    #[target_feature(enable = "avx512f")]
+    fn small(value: __m512i) -> [u8; 8] {
+        (_mm_cvtsi128_si64(_mm512_cvtepi64_epi8(value)) as u64).to_le_bytes()
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
