@@ -8,6 +8,7 @@
 //! Differences of one exponent are of one size, so neighbours become alike. Nothing has to be stored for it: who decodes
 //! knows the base.
 
+use super::vector::{self, Sorting};
 use crate::dtype::{ByteOrder, Dtype, Kind};
 use crate::error::{Error, Result};
 
@@ -45,7 +46,7 @@ pub struct Difference {
 }
 
 /// Values that an exponent can take, at most.
-const BUCKETS: usize = 256;
+pub(super) const BUCKETS: usize = 256;
 
 impl Difference {
     /// For this dtype. `None` for an order that it does not have: only floats of 16 bits and more have exponents to sort by.
@@ -122,6 +123,9 @@ impl Difference {
             }
             return;
         };
+        if !self.is_big && T::encode_sorted(weight, base, out, field) {
+            return;
+        }
         let (is_big, mut next) = (self.is_big, starts::<T, N>(base, self.is_big, field));
         let mut put = |next: &mut [usize; BUCKETS], weight: &[u8; N], base: &[u8; N]| {
             let (weight, base) = (T::read(*weight, is_big), T::read(*base, is_big));
@@ -148,6 +152,9 @@ impl Difference {
             }
             return;
         };
+        if !self.is_big && T::decode_sorted(encoded, base, out, field) {
+            return;
+        }
         let mut next = starts::<T, N>(base, self.is_big, field);
         for_each_lane(base.len(), |lane, i| {
             let base = T::read(base[i], self.is_big);
@@ -197,7 +204,7 @@ fn starts<T: Bits<N>, const N: usize>(base: &[[u8; N]], is_big: bool, field: (u3
 }
 
 /// The bits of an element as an integer.
-trait Bits<const N: usize>: Copy {
+pub(super) trait Bits<const N: usize>: Copy {
     fn read(bytes: [u8; N], is_big: bool) -> Self;
     fn write(self, is_big: bool) -> [u8; N];
     fn to_bytes(self) -> [u8; N];
@@ -206,10 +213,28 @@ trait Bits<const N: usize>: Copy {
     /// What the folded difference was taken of, with `self` as the base.
     fn plus(self, folded: Self) -> Self;
     fn field(self, place: (u32, u64)) -> usize;
+
+    /// Does what [`Difference::encode`] does with elements in little-endian order that are sorted, if this processor can do it
+    /// faster than the loop there.
+    fn encode_sorted(weight: &[[u8; N]], base: &[[u8; N]], out: &mut [[u8; N]], field: (u32, u64)) -> bool {
+        let _ = (weight, base, out, field);
+        false
+    }
+
+    /// The same for [`Difference::decode`].
+    fn decode_sorted(encoded: &[[u8; N]], base: &[[u8; N]], out: &mut [[u8; N]], field: (u32, u64)) -> bool {
+        let _ = (encoded, base, out, field);
+        false
+    }
+}
+
+/// Whether the elements are few enough for the counters of [`super::vector`].
+fn countable<T>(elements: &[T]) -> bool {
+    u32::try_from(elements.len()).is_ok()
 }
 
 macro_rules! bits {
-    ($($unsigned:ty, $signed:ty, $width:literal;)*) => {$(
+    ($($unsigned:ty, $signed:ty, $width:literal $(, $count:ident, $encode:ident, $decode:ident)?;)*) => {$(
         impl Bits<$width> for $unsigned {
             #[inline(always)]
             fn read(bytes: [u8; $width], is_big: bool) -> Self {
@@ -241,14 +266,36 @@ macro_rules! bits {
             fn field(self, (shift, mask): (u32, u64)) -> usize {
                 (u64::from(self) >> shift & mask) as usize
             }
+
+            $(
+                fn encode_sorted(
+                    weight: &[[u8; $width]],
+                    base: &[[u8; $width]],
+                    out: &mut [[u8; $width]],
+                    field: (u32, u64),
+                ) -> bool {
+                    let counts = countable(base).then(|| vector::$count(base, field)).flatten();
+                    counts.is_some_and(|counts| vector::$encode(weight, base, out, Sorting::new(field, &counts)))
+                }
+
+                fn decode_sorted(
+                    encoded: &[[u8; $width]],
+                    base: &[[u8; $width]],
+                    out: &mut [[u8; $width]],
+                    field: (u32, u64),
+                ) -> bool {
+                    let counts = countable(base).then(|| vector::$count(base, field)).flatten();
+                    counts.is_some_and(|counts| vector::$decode(encoded, base, out, Sorting::new(field, &counts)))
+                }
+            )?
         }
     )*};
 }
 
 bits! {
     u8, i8, 1;
-    u16, i16, 2;
-    u32, i32, 4;
+    u16, i16, 2, count_16, encode_16, decode_16;
+    u32, i32, 4, count_32, encode_32, decode_32;
     u64, i64, 8;
 }
 

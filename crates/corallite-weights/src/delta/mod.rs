@@ -21,6 +21,7 @@ mod quantized;
 mod raw;
 mod sparse;
 mod streams;
+mod vector;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};

@@ -63,6 +63,9 @@ const SKEWED: f32 = 0.4;
 /// What the most frequent value takes of a block that is counted, not sketched: near [`SKEWED`] the counts have to be right.
 const NEARLY_SKEWED: f32 = 0.3;
 
+/// From this share of the most frequent value on, the others are counted only.
+const MOSTLY: f32 = 0.75;
+
 /// How much longer than a sketch promised a block may become; else it is counted and written again.
 const MISLED: f32 = 1.02;
 
@@ -156,17 +159,23 @@ fn judge(src: &[u8], range: Range<usize>) -> Block {
     let bytes = &src[range.clone()];
     let stored = bytes.len() as f32 * 8.0;
     let noise = |range| Block { range, counts: None, is_sketch: false, bits: stored, ideal: stored };
-    if bytes.len() == BLOCK && is_noise(bytes) {
-        return noise(range);
-    }
     let is_sketch = bytes.len() >= sketch::LEAST;
+    if bytes.len() == BLOCK {
+        let (sample, len) = sample(bytes);
+        if entropy_in_bits(&sample, len) > len as f32 * 8.0 * (1.0 - MIN_SAMPLE_SAVING) {
+            return noise(range);
+        }
+        if share_of_top(&sample, len) >= NEARLY_SKEWED {
+            return Block::of(range, count_skewed(bytes, &sample, len), false);
+        }
+    }
     let counts = if is_sketch { sketch(bytes) } else { histogram(bytes) };
     let block = Block::of(range, counts, is_sketch);
     if block.bits >= stored * (1.0 - MIN_SAVING) {
         return noise(block.range);
     }
     if is_sketch && share_of_top(&counts, bytes.len()) >= NEARLY_SKEWED {
-        return Block::of(block.range, histogram(bytes), false);
+        return Block::of(block.range, count_skewed(bytes, &counts, bytes.len()), false);
     }
     block
 }
@@ -176,14 +185,22 @@ fn share_of_top(counts: &Histogram, len: usize) -> f32 {
     counts.iter().max().copied().unwrap_or(0) as f32 / len as f32
 }
 
-/// Whether a sample of a block says that counting all of it is not worth the time.
-fn is_noise(bytes: &[u8]) -> bool {
+/// Counts the bytes of a block that a sample of `len` bytes says to be skewed.
+fn count_skewed(bytes: &[u8], sample: &Histogram, len: usize) -> Histogram {
+    if share_of_top(sample, len) < MOSTLY {
+        return histogram(bytes);
+    }
+    let top = (0..=255).zip(sample).max_by_key(|(_, count)| **count).map_or(0, |(value, _)| value);
+    vector::histogram_of_mostly(top, bytes)
+}
+
+/// Counts some bytes of a block; says how many. They are enough to know noise.
+fn sample(bytes: &[u8]) -> (Histogram, usize) {
     let mut sample = [0u8; SAMPLE * (BLOCK / SAMPLE_STRIDE)];
     for (to, from) in sample.as_chunks_mut::<SAMPLE>().0.iter_mut().zip(bytes.as_chunks::<SAMPLE_STRIDE>().0) {
         to.copy_from_slice(&from[..SAMPLE]);
     }
-    let len = sample.len() as f32 * 8.0;
-    entropy_in_bits(&histogram(&sample), sample.len()) > len * (1.0 - MIN_SAMPLE_SAVING)
+    (histogram(&sample), sample.len())
 }
 
 impl Block {

@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use super::bits::Codes;
-use super::huffman::{CODE_LENGTH, Code};
+use super::huffman::{CODE_LENGTH, Code, Histogram, histogram};
 
 /// The bytes that are packed at a time.
 const GROUP: usize = 64;
@@ -82,6 +82,30 @@ pub(super) fn shuffle(element_size: usize, src: &[u8], dst: &mut [u8]) -> bool {
     false
 }
 
+/// Bit i of word k says whether byte i of the two arrays k is the same. Fills `masks`; `false`, with nothing done, on a
+/// processor that has not the instructions.
+pub(super) fn equal_bytes(a: &[[u8; 64]], b: &[[u8; 64]], masks: &mut Vec<u64>) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has the feature that the function asks for.
+        unsafe { x86::equal_bytes(a, b, masks) }
+        return true;
+    }
+    let _ = (a, b, masks);
+    false
+}
+
+/// Counts the bytes of which most have this value.
+pub(super) fn histogram_of_mostly(value: u8, bytes: &[u8]) -> Histogram {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") {
+        // SAFETY: the processor has the features that the function asks for.
+        return unsafe { x86::histogram_of_mostly(value, bytes) };
+    }
+    let _ = value;
+    histogram(bytes)
+}
+
 /// Whether a byte occurs that is not in the set, which has bit `b / 16 % 8` of row `b / 128`, column `b % 16`, for each
 /// byte `b` in it. `None` on a processor that has not the instructions.
 pub(super) fn has_others(bytes: &[u8; 1024], set: &[[u8; 16]; 2]) -> Option<bool> {
@@ -100,6 +124,7 @@ mod x86 {
 
     use super::{GROUP, Table};
     use crate::filter::bits::Codes;
+    use crate::filter::huffman::Histogram;
     use crate::filter::shuffle::shuffle_portably;
 
     /// What [`super::pack`] does, with groups of four or eight codes made side by side. Returns the number of groups done,
@@ -227,6 +252,55 @@ mod x86 {
     #[target_feature(enable = "avx2")]
     pub(super) fn shuffle_256(element_size: usize, src: &[u8], dst: &mut [u8]) {
         shuffle_portably(element_size, src, dst);
+    }
+
+    /// What [`super::equal_bytes`] does.
+    #[target_feature(enable = "avx2")]
+    pub(super) fn equal_bytes(a: &[[u8; 64]], b: &[[u8; 64]], masks: &mut Vec<u64>) {
+        masks.extend(a.iter().zip(b).map(|(a, b)| {
+            let [a0, a1] = halves(a);
+            let [b0, b1] = halves(b);
+            mask(_mm256_cmpeq_epi8(a0, b0), _mm256_cmpeq_epi8(a1, b1))
+        }));
+    }
+
+    /// What [`super::histogram_of_mostly`] does.
+    #[target_feature(enable = "avx2,bmi1")]
+    pub(super) fn histogram_of_mostly(value: u8, bytes: &[u8]) -> Histogram {
+        let mut counts = [[0_u32; 256]; 2];
+        let same = _mm256_set1_epi8(value as i8);
+        let (groups, rest) = bytes.as_chunks::<64>();
+        for group in groups {
+            let [low, high] = halves(group);
+            let mut others = !mask(_mm256_cmpeq_epi8(low, same), _mm256_cmpeq_epi8(high, same));
+            while others != 0 {
+                // Two at a time: equal ones in a row would wait for each other.
+                counts[0][usize::from(group[others.trailing_zeros() as usize % 64])] += 1;
+                others &= others - 1;
+                if others != 0 {
+                    counts[1][usize::from(group[others.trailing_zeros() as usize % 64])] += 1;
+                    others &= others - 1;
+                }
+            }
+        }
+        let [mut sum, more] = counts;
+        sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+        rest.iter().for_each(|&byte| sum[usize::from(byte)] += 1);
+        let others: u32 = sum.iter().sum::<u32>() - sum[usize::from(value)];
+        sum[usize::from(value)] = bytes.len() as u32 - others;
+        sum
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn halves(bytes: &[u8; 64]) -> [__m256i; 2] {
+        // SAFETY: the reference is to as many bytes as are read, aligned or not.
+        unsafe { [_mm256_loadu_si256(bytes.as_ptr().cast()), _mm256_loadu_si256(bytes.as_ptr().add(32).cast())] }
+    }
+
+    /// The top bits of all bytes.
+    #[target_feature(enable = "avx2")]
+    fn mask(low: __m256i, high: __m256i) -> u64 {
+        u64::from(_mm256_movemask_epi8(low) as u32) | u64::from(_mm256_movemask_epi8(high) as u32) << 32
     }
 
     /// What [`super::has_others`] does.
