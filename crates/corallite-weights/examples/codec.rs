@@ -6,8 +6,8 @@
 //! --json               one line of JSON with every sample
 //! --dtype T            f32 (default), bf16 or f16: tensors of float32 are rounded to it, others are left out
 //! --compression NAME   the default is the store's; may be repeated
-//! --delta NAME         with a base: zigzag, zigzag_by_exponent, or smaller (both are made, for each tensor the smaller
-//!                      is kept, as the store does); may be repeated; all three by default
+//! --delta NAME         with a base: zigzag, zigzag_by_exponent, or smaller (for each tensor, as the
+//!                      store chooses); may be repeated; all three by default
 //! --rounds N           5; one more comes first that is not counted
 //! --threads N          1
 //! ```
@@ -21,7 +21,7 @@ use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
-use corallite_weights::delta::{Difference, Order};
+use corallite_weights::delta::{Difference, Order, OrderChoice};
 use corallite_weights::filter::{Compression, Filter, Scratch, decode_chunk, encode_chunk};
 use corallite_weights::{Dtype, SafetensorsFile};
 use rayon::prelude::*;
@@ -173,6 +173,7 @@ struct Way<'a> {
     compression: Compression,
     filters: Vec<Filter>,
     item: usize,
+    dtype: Dtype,
     differences: &'a [Difference],
 }
 
@@ -189,16 +190,27 @@ thread_local! {
 }
 
 impl Way<'_> {
-    /// Encodes the tensor as each of the differences (or as it is) into `kept`, and returns which became the smallest.
+    /// Encodes the tensor as one of the differences (or as it is) into its place in `kept`, and returns which: the one that
+    /// some of the tensor says to be smaller.
     fn encode(&self, tensor: &Tensor, kept: &mut [Vec<Encoded>]) -> Result<usize> {
-        for (which, chunks) in kept.iter_mut().enumerate() {
-            chunks.par_iter_mut().enumerate().try_for_each(|(index, chunk)| {
-                BUFFERS.with_borrow_mut(|buffers| {
-                    self.encode_one(tensor, which, index, buffers, chunk).map_err(|error| error.to_string())
-                })
-            })?;
+        let which = self.choose(tensor)?;
+        kept[which].par_iter_mut().enumerate().try_for_each(|(index, chunk)| {
+            BUFFERS.with_borrow_mut(|buffers| {
+                self.encode_one(tensor, which, index, buffers, chunk).map_err(|error| error.to_string())
+            })
+        })?;
+        Ok(which)
+    }
+
+    fn choose(&self, tensor: &Tensor) -> Result<usize> {
+        let (Some(base), [_, _, ..]) = (&tensor.base, self.differences) else { return Ok(0) };
+        let mut choice = OrderChoice::new(self.dtype);
+        for place in OrderChoice::places(tensor.raw.len().div_ceil(tensor.chunk) as u64) {
+            let start = place as usize * tensor.chunk;
+            let run = start..(start + tensor.chunk).min(tensor.raw.len());
+            choice.look_at(&tensor.raw[run.clone()], &base[run])?;
         }
-        (0..kept.len()).min_by_key(|&which| len(&kept[which])).ok_or_else(|| "there was nothing to encode".into())
+        Ok(self.differences.iter().position(|it| it.is_sorted() == (choice.order() == Order::Exponent)).unwrap_or(0))
     }
 
     fn encode_one(
@@ -331,7 +343,7 @@ fn run(options: &Options) -> Result<()> {
             let differences: Option<Vec<_>> =
                 orders.iter().map(|&order| Difference::new(options.dtype, order)).collect();
             let differences = differences.ok_or("this dtype has no such difference")?;
-            let way = Way { compression, filters: compression.pipeline(item), item, differences: &differences };
+            let way = Way { compression, filters: compression.pipeline(item), item, dtype: options.dtype, differences: &differences };
             let measured = measure(&way, &tensors, options.rounds, &clock)?;
             let (size, rate) =
                 (100.0 * measured.bytes as f64 / raw as f64, |seconds: &[f64]| raw as f64 / 1e6 / median(seconds));

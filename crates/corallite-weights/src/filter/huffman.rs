@@ -88,6 +88,13 @@ pub(super) fn entropy_in_bits(counts: &Histogram, len: usize) -> f32 {
     information(counts, len, 0.0).0
 }
 
+/// About how many bits bytes would take of which these are a sample.
+pub(crate) fn information_in_bits(sample: &[u8]) -> f32 {
+    let (bits, symbols) = information(&histogram(sample), sample.len(), 0.0);
+    // What a sample lacks: half a natural bit for each symbol but one.
+    (bits + 0.72 * symbols.saturating_sub(1) as f32).min(sample.len() as f32 * 8.0)
+}
+
 /// The bits of all bytes, of each at least `least`, and the number of different ones.
 fn information(counts: &Histogram, len: usize, least: f32) -> (f32, u32) {
     let total = log2(len as u32);

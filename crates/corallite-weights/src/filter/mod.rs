@@ -24,6 +24,7 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 
 pub use fletcher32::fletcher32;
+pub(crate) use huffman::information_in_bits;
 pub use shuffle::{shuffle, unshuffle};
 
 /// The level of gzip compression, 1 (fast) to 9 (small).
