@@ -13,24 +13,18 @@
 //! than zlib's own on the whole chunk, and on real weights it is much smaller. Neighbours of the second and third kind
 //! share a block where one code fits both, because a code costs time on both sides.
 
-use std::ops::Range;
-
 use flate2::{Compress, FlushCompress, Status};
 
 use super::GzipLevel;
 use super::bits::{BitWriter, Literals};
-use super::huffman::{Code, END_OF_BLOCK, Histogram, SYMBOLS, cost_in_bits, entropy_in_bits, histogram, ideal_bits};
+use super::blocks::{BLOCK, Block, judge, merge, share_of_top};
+use super::huffman::{Code, END_OF_BLOCK, Histogram, SYMBOLS, histogram};
+use super::packer::Packer;
 use super::repeats::{Repeats, telling_length};
 use super::runs::{Plan, Runs, length_symbol};
-use super::sketch::{self, sketch};
-use super::vector;
 use crate::error::{Error, Result};
 
-const BLOCK: usize = 32 * 1024;
 const MAX_STORED: usize = 65_535;
-
-/// A Huffman block has to save this share of its bits to be worth decoding.
-const MIN_SAVING: f32 = 0.02;
 
 /// Below this size a block is looked at byte by byte: samples of it would say little.
 const SMALL: usize = 4096;
@@ -49,34 +43,8 @@ const NEAR: f32 = 1.05;
 const DISCOURAGED: f32 = 0.12;
 const CERTAIN: f32 = 0.5;
 
-/// Bytes that are counted first, of each stretch of so many: enough to know noise.
-const SAMPLE: usize = 64;
-const SAMPLE_STRIDE: usize = 1024;
-
-/// What the sample of a block must save at least, else it is noise. Lower than [`MIN_SAVING`] would ask for, by
-/// the 0.09 bits that 2048 bytes of noise seem to save.
-const MIN_SAMPLE_SAVING: f32 = 0.025;
-
 /// Runs are looked for when the most frequent value takes this share of a block.
 const SKEWED: f32 = 0.4;
-
-/// What the most frequent value takes of a block that is counted, not sketched: near [`SKEWED`] the counts have to be right.
-const NEARLY_SKEWED: f32 = 0.3;
-
-/// From this share of the most frequent value on, the others are counted only.
-const MOSTLY: f32 = 0.75;
-
-/// How much longer than a sketch promised a block may become; else it is counted and written again.
-const MISLED: f32 = 1.02;
-
-/// Bytes that are coded at a time.
-const PIECE: usize = 16 * 1024;
-
-/// Eight codes of this many bits on average rarely have more than 56.
-const SHORT: f32 = 6.0;
-
-/// What a block in common may cost more than two, as a share. A code takes as long to make as some thousand symbols.
-const MERGE_COST: f32 = 0.0005;
 
 /// State kept from chunk to chunk.
 #[derive(Default)]
@@ -87,19 +55,6 @@ pub(super) struct Deflater {
     /// The share of repeating windows from which on the match search is tried in this chunk.
     repeating: f32,
     coder: Coder,
-}
-
-/// A stretch of the chunk and what is known of it without a match search.
-struct Block {
-    range: Range<usize>,
-    /// `None` for noise.
-    counts: Option<Box<Histogram>>,
-    /// Whether the counts are about right only.
-    is_sketch: bool,
-    /// What it takes without runs.
-    bits: f32,
-    /// Its information and the header of a code: what it would take if runs cost nothing, to compare with that of others.
-    ideal: f32,
 }
 
 /// Appends `src` as a zlib stream to `out`. `src` consists of planes of `plane_len` bytes, and a shorter rest.
@@ -153,106 +108,6 @@ pub(super) fn zlib(
     writer.put(0, 7); // which is empty
     writer.put_bytes(&libdeflater::adler32(src).to_be_bytes());
     Ok(())
-}
-
-fn judge(src: &[u8], range: Range<usize>) -> Block {
-    let bytes = &src[range.clone()];
-    let stored = bytes.len() as f32 * 8.0;
-    let noise = |range| Block { range, counts: None, is_sketch: false, bits: stored, ideal: stored };
-    let is_sketch = bytes.len() >= sketch::LEAST;
-    if bytes.len() == BLOCK {
-        let (sample, len) = sample(bytes);
-        if entropy_in_bits(&sample, len) > len as f32 * 8.0 * (1.0 - MIN_SAMPLE_SAVING) {
-            return noise(range);
-        }
-        if share_of_top(&sample, len) >= NEARLY_SKEWED {
-            return Block::of(range, count_skewed(bytes, &sample, len), false);
-        }
-    }
-    let counts = if is_sketch { sketch(bytes) } else { histogram(bytes) };
-    let block = Block::of(range, counts, is_sketch);
-    if block.bits >= stored * (1.0 - MIN_SAVING) {
-        return noise(block.range);
-    }
-    if is_sketch && share_of_top(&counts, bytes.len()) >= NEARLY_SKEWED {
-        return Block::of(block.range, count_skewed(bytes, &counts, bytes.len()), false);
-    }
-    block
-}
-
-/// The share of the most frequent value.
-fn share_of_top(counts: &Histogram, len: usize) -> f32 {
-    counts.iter().max().copied().unwrap_or(0) as f32 / len as f32
-}
-
-/// Counts the bytes of a block that a sample of `len` bytes says to be skewed.
-fn count_skewed(bytes: &[u8], sample: &Histogram, len: usize) -> Histogram {
-    if share_of_top(sample, len) < MOSTLY {
-        return histogram(bytes);
-    }
-    let top = (0..=255).zip(sample).max_by_key(|(_, count)| **count).map_or(0, |(value, _)| value);
-    vector::histogram_of_mostly(top, bytes)
-}
-
-/// Counts some bytes of a block; says how many. They are enough to know noise.
-fn sample(bytes: &[u8]) -> (Histogram, usize) {
-    let mut sample = [0u8; SAMPLE * (BLOCK / SAMPLE_STRIDE)];
-    for (to, from) in sample.as_chunks_mut::<SAMPLE>().0.iter_mut().zip(bytes.as_chunks::<SAMPLE_STRIDE>().0) {
-        to.copy_from_slice(&from[..SAMPLE]);
-    }
-    (histogram(&sample), sample.len())
-}
-
-impl Block {
-    fn of(range: Range<usize>, counts: Histogram, is_sketch: bool) -> Self {
-        let (bits, ideal) = (cost_in_bits(&counts, range.len()), ideal_bits(&counts, range.len(), is_sketch));
-        Self { range, counts: Some(Box::new(counts)), is_sketch, bits, ideal }
-    }
-
-    /// The probability that two of its bytes, chosen at random, are the same.
-    fn chance(&self) -> f32 {
-        let len = self.range.len() as f32;
-        let Some(counts) = &self.counts else { return 0.0 };
-        counts.iter().map(|&count| count as f32 * count as f32).sum::<f32>() / (len * len)
-    }
-}
-
-/// Puts `block` after the one in `open`, into it if that costs next to nothing. Returns what has to be written now.
-fn merge(open: &mut Option<Block>, block: Block) -> Option<Block> {
-    let Some(last) = open else {
-        *open = Some(block);
-        return None;
-    };
-    if last.range.end != block.range.start {
-        return open.replace(block);
-    }
-    match (&mut last.counts, &block.counts) {
-        (None, None) => {}
-        (Some(counts), Some(more)) => {
-            let mut sum = **counts;
-            sum.iter_mut().zip(more.iter()).for_each(|(sum, more)| *sum += more);
-            let len = last.range.len() + block.range.len();
-            let is_sketch = last.is_sketch || block.is_sketch;
-            let ideal = ideal_bits(&sum, len, is_sketch);
-            if ideal > (last.ideal + block.ideal) * (1.0 + MERGE_COST) {
-                return open.replace(block);
-            }
-            **counts = sum;
-            *last = Block {
-                range: last.range.start..block.range.end,
-                counts: last.counts.take(),
-                is_sketch,
-                bits: cost_in_bits(&sum, len),
-                ideal,
-            };
-            return None;
-        }
-        _ => return open.replace(block),
-    }
-    last.bits += block.bits;
-    last.ideal += block.ideal;
-    last.range.end = block.range.end;
-    None
 }
 
 /// Writes and empties `pending`: matched if that is smaller, else each block its own way.
@@ -338,29 +193,12 @@ impl Coder {
         weights[END_OF_BLOCK] = 1;
         let code = Code::new(&weights);
         code.write_header(writer);
+        let packer = Packer::new(&code, &weights, bytes.len(), &mut self.literals);
         let start = writer.bits();
-        let promised = weights.iter().zip(code.lengths).map(|(&weight, length)| weight as usize * usize::from(length));
-        let promised = promised.sum::<usize>() as f32;
-        let longest = code.lengths.iter().max().copied().map_or(0, usize::from);
-        if vector::packs() {
-            let table = vector::Table::new(&code);
-            let are_short = promised < bytes.len() as f32 * SHORT;
-            self.literals.fill_singles(&code);
-            for piece in bytes.chunks(PIECE) {
-                writer.put_all(piece.len() * longest, |out| {
-                    let done = vector::pack(piece, &table, are_short, out);
-                    out.put_literals(&piece[done..], &self.literals);
-                });
-            }
-        } else {
-            self.literals.fill(&code, bytes.len());
-            for piece in bytes.chunks(PIECE) {
-                writer.put_all(piece.len() * longest, |out| out.put_literals(piece, &self.literals));
-            }
-        }
-        let taken = (writer.bits() - start) as f32;
+        packer.pack(bytes, writer);
+        let is_promised = packer.is_promised(writer.bits() - start);
         writer.put_code(code.codes[END_OF_BLOCK]);
-        taken <= promised * MISLED
+        is_promised
     }
 
     fn write_runs(&mut self, bytes: &[u8], plan: &Plan, writer: &mut BitWriter<'_>) {

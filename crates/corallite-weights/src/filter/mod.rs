@@ -6,17 +6,20 @@
 //! never allocates more than the raw chunk and a few bytes.
 
 mod bits;
+mod blocks;
 mod deflate;
 mod fletcher32;
 mod huffman;
 mod inflate;
 mod lzf;
+mod packer;
 mod repeats;
 mod runs;
 mod shuffle;
 mod sketch;
 mod vector;
 mod zstd;
+mod zstd_frame;
 
 use std::fmt;
 use std::str::FromStr;

@@ -47,14 +47,24 @@ pub(super) fn packs() -> bool {
 }
 
 /// Appends the codes of the first bytes, and returns how many those are: all but the last few, or none on a processor that
-/// has not the instructions. `are_short` says that eight codes rarely have more than 56 bits.
-pub(super) fn pack(bytes: &[u8], table: &Table, are_short: bool, out: &mut Codes<'_>) -> usize {
+/// has not the instructions. If `IS_REVERSED`, begins with the last byte, and all but the first few are done. `are_short` says
+/// that eight codes rarely have more than 56 bits.
+pub(super) fn pack<const IS_REVERSED: bool>(
+    bytes: &[u8],
+    table: &Table,
+    are_short: bool,
+    out: &mut Codes<'_>,
+) -> usize {
     #[cfg(target_arch = "x86_64")]
     if packs() {
-        let (groups, _) = bytes.as_chunks::<GROUP>();
+        let groups = if IS_REVERSED { bytes.as_rchunks::<GROUP>().1 } else { bytes.as_chunks::<GROUP>().0 };
         // SAFETY: the processor has the features that the functions ask for, as `packs` just found.
         let done = unsafe {
-            if are_short { x86::pack::<true>(groups, table, out) } else { x86::pack::<false>(groups, table, out) }
+            if are_short {
+                x86::pack::<true, IS_REVERSED>(groups, table, out)
+            } else {
+                x86::pack::<false, IS_REVERSED>(groups, table, out)
+            }
         };
         return done * GROUP;
     }
@@ -130,7 +140,11 @@ mod x86 {
     /// What [`super::pack`] does, with groups of four or eight codes made side by side. Returns the number of groups done,
     /// which is lower only if there is no more room.
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi2")]
-    pub(super) fn pack<const ARE_SHORT: bool>(groups: &[[u8; GROUP]], table: &Table, out: &mut Codes<'_>) -> usize {
+    pub(super) fn pack<const ARE_SHORT: bool, const IS_REVERSED: bool>(
+        groups: &[[u8; GROUP]],
+        table: &Table,
+        out: &mut Codes<'_>,
+    ) -> usize {
         let [l0, l1, l2, l3] = table.lengths.each_ref().map(|row| load(row));
         let [a0, a1, a2, a3] = table.low.each_ref().map(|row| load(row));
         let [b0, b1, b2, b3] = table.high.each_ref().map(|row| load(row));
@@ -150,7 +164,9 @@ mod x86 {
         let Codes { room, at, bits, count } = out;
         let (mut pending, mut pending_bits) = (*bits, *count);
         let mut done = 0;
-        for group in groups {
+        let backwards = load(&std::array::from_fn(|i| (GROUP - 1 - i) as u8));
+        for i in 0..groups.len() {
+            let group = &groups[if IS_REVERSED { groups.len() - 1 - i } else { i }];
             let Some(mut writer) = room.get_mut(*at..).and_then(<[u8]>::first_chunk_mut).map(|room| Writer {
                 room,
                 at: 0,
@@ -159,7 +175,10 @@ mod x86 {
             }) else {
                 break;
             };
-            let bytes = load(group);
+            let mut bytes = load(group);
+            if IS_REVERSED {
+                bytes = _mm512_permutexvar_epi8(backwards, bytes);
+            }
             let upper = _mm512_movepi8_mask(bytes);
             let find = |t0, t1, t2, t3| {
                 let (below, above) = (_mm512_permutex2var_epi8(t0, bytes, t1), _mm512_permutex2var_epi8(t2, bytes, t3));
