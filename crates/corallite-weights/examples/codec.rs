@@ -343,7 +343,13 @@ fn run(options: &Options) -> Result<()> {
             let differences: Option<Vec<_>> =
                 orders.iter().map(|&order| Difference::new(options.dtype, order)).collect();
             let differences = differences.ok_or("this dtype has no such difference")?;
-            let way = Way { compression, filters: compression.pipeline(item), item, dtype: options.dtype, differences: &differences };
+            let way = Way {
+                compression,
+                filters: compression.pipeline(item),
+                item,
+                dtype: options.dtype,
+                differences: &differences,
+            };
             let measured = measure(&way, &tensors, options.rounds, &clock)?;
             let (size, rate) =
                 (100.0 * measured.bytes as f64 / raw as f64, |seconds: &[f64]| raw as f64 / 1e6 / median(seconds));

@@ -102,3 +102,31 @@ fn sample(run: &[u8]) -> Vec<u8> {
     // Steps of whole parts, so that elements stay whole.
     (0..wanted).flat_map(|i| parts[i * parts.len() / wanted]).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(values: impl Iterator<Item = u32>) -> Vec<u8> {
+        values.flat_map(u32::to_le_bytes).collect()
+    }
+
+    /// Differences of one size gain nothing by another order, and ints have no other.
+    #[test]
+    fn the_natural_order_is_kept_where_another_gains_nothing() {
+        let base = (0..200_000_u32).map(|i| i.wrapping_mul(0x9e37_79b9) >> 2);
+        let weight = base.clone().zip(0_u32..).map(|(word, i)| word + i.wrapping_mul(0x85eb_ca6b) % 61);
+        for dtype in [Dtype::F32, Dtype::I32] {
+            let mut choice = OrderChoice::new(dtype);
+            choice.look_at(&bytes(weight.clone()), &bytes(base.clone())).unwrap();
+            assert_eq!((choice.order(), choice.share()), (Order::Natural, 1.0));
+        }
+    }
+
+    #[test]
+    fn places_are_runs_that_there_are() {
+        for runs in 1..100 {
+            assert!(OrderChoice::places(runs).into_iter().all(|place| place < runs), "{runs}");
+        }
+    }
+}

@@ -326,6 +326,74 @@ mod tests {
         }
     }
 
+    /// What [`Difference`] promises, said plainly.
+    fn plainly<const N: usize>(difference: &Difference, weight: &[u8], base: &[u8]) -> Vec<u8> {
+        let word = |bytes: &[u8; N]| {
+            let mut word = [0; 8];
+            word[..N].copy_from_slice(bytes);
+            if difference.is_big {
+                word[..N].reverse();
+            }
+            u64::from_le_bytes(word)
+        };
+        let pairs = weight.as_chunks::<N>().0.iter().zip(base.as_chunks::<N>().0);
+        let mut pairs: Vec<(u64, u64)> = pairs.map(|(weight, base)| (word(weight), word(base))).collect();
+        if let Some((shift, mask)) = difference.exponent {
+            pairs.sort_by_key(|(_, base)| base >> shift & mask);
+        }
+        let unused = 64 - 8 * N as u32;
+        let folded = pairs.iter().map(|(weight, base)| {
+            let step = ((weight.wrapping_sub(*base) << unused) as i64) >> unused;
+            (step << 1 ^ step >> 63) as u64
+        });
+        folded.flat_map(|folded| folded.to_le_bytes()[..N].to_vec()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn the_bytes_are_those_of_the_plain_form_whatever_the_processor(
+            dtype in prop::sample::select(dtypes()), len in 0..5000_usize, exponents in 1..300_u64, seed in any::<u64>(),
+        ) {
+            let Some(difference) = Difference::new(dtype, Order::Exponent) else { return Ok(()) };
+            let (width, (shift, mask)) = (difference.width(), difference.exponent.unwrap());
+            let mut state = seed | 1;
+            let mut next = || {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state
+            };
+            let bytes = |word: u64| {
+                let mut word = word.to_le_bytes();
+                if difference.is_big {
+                    word[..width].reverse();
+                }
+                word[..width].to_vec()
+            };
+            let (mut weight, mut base) = (Vec::new(), Vec::new());
+            for _ in 0..len {
+                // As in weights, each exponent is about half as frequent as the next; or all are alike.
+                let exponent = if exponents < 30 { u64::from(next().trailing_zeros()) + exponents } else { next() % exponents };
+                let word = next() & !(mask << shift) | (exponent & mask) << shift;
+                base.extend(bytes(word));
+                weight.extend(bytes(word.wrapping_add(next() % 64)));
+            }
+            let mut encoded = vec![0; weight.len()];
+            difference.encode(&weight, &base, &mut encoded).unwrap();
+            let plain = match width {
+                2 => plainly::<2>(&difference, &weight, &base),
+                4 => plainly::<4>(&difference, &weight, &base),
+                _ => plainly::<8>(&difference, &weight, &base),
+            };
+            prop_assert!(encoded == plain);
+            let mut back = vec![0; weight.len()];
+            difference.decode(&encoded, &base, &mut back).unwrap();
+            prop_assert!(back == weight);
+        }
+    }
+
     #[test]
     fn small_steps_have_small_differences_in_either_byte_order() {
         for order in [ByteOrder::Little, ByteOrder::Big] {

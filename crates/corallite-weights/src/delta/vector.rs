@@ -199,6 +199,8 @@ mod x86 {
             ) {
                 let Sorting { shift, mask, starts: mut next, top } = sorting;
                 let field = (shift, u64::from(mask));
+                let ends =
+                    top.map(|exponent| next.get(usize::from(exponent) + 1).copied().unwrap_or(base.len() as u32));
                 let tops = top.map(|exponent| $set1(<$half>::from(exponent)));
                 let (shift, mask) = (_mm_cvtsi32_si128(shift as i32), $set1(mask as $half));
                 let (weights, weight_rest) = weight.as_chunks::<$lanes>();
@@ -217,7 +219,13 @@ mod x86 {
                         left &= !is_it;
                         let count = is_it.count_ones();
                         let place = &mut next[usize::from(top[i])];
-                        if let Some(out) = out.get_mut(*place as usize..(*place + count) as usize) {
+                        let is_room = *place + $lanes <= ends[i];
+                        if is_room && let Some(out) = out.get_mut(*place as usize..).and_then(<[_]>::first_chunk_mut) {
+                            let out: &mut [[u8; $width]; $lanes] = out;
+                            // SAFETY: the reference is to as many bytes as are written. What is written beyond `count` elements
+                            // is where others of this exponent will be.
+                            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), $compress(is_it, folded)) };
+                        } else if let Some(out) = out.get_mut(*place as usize..(*place + count) as usize) {
                             // SAFETY: the mask has the lowest bits, as many as `out` has elements; no others are written.
                             unsafe {
                                 let first = ((1_u64 << count) - 1) as $mask;
@@ -228,7 +236,8 @@ mod x86 {
                     }
                     while left != 0 {
                         let lane = left.trailing_zeros() as usize % $lanes;
-                        let (weight, base) = (<$wide>::from_le_bytes(weights[lane]), <$wide>::from_le_bytes(bases[lane]));
+                        let (weight, base) =
+                            (<$wide>::from_le_bytes(weights[lane]), <$wide>::from_le_bytes(bases[lane]));
                         let place = &mut next[Bits::field(base, field)];
                         if let Some(out) = out.get_mut(*place as usize) {
                             *out = Bits::minus(weight, base).to_le_bytes();
@@ -271,7 +280,12 @@ mod x86 {
                         left &= !is_it;
                         let count = is_it.count_ones();
                         let place = &mut next[usize::from(top[i])];
-                        if let Some(from) = encoded.get(*place as usize..(*place + count) as usize) {
+                        if let Some(from) = encoded.get(*place as usize..).and_then(<[_]>::first_chunk) {
+                            let from: &[[u8; $width]; $lanes] = from;
+                            // SAFETY: the reference is to as many bytes as are read.
+                            let from = unsafe { _mm512_loadu_si512(from.as_ptr().cast()) };
+                            folded = $expand(folded, is_it, from);
+                        } else if let Some(from) = encoded.get(*place as usize..(*place + count) as usize) {
                             // SAFETY: the mask has the lowest bits, as many as `from` has elements; no others are read.
                             let from = unsafe {
                                 let first = ((1_u64 << count) - 1) as $mask;
@@ -310,15 +324,51 @@ mod x86 {
     }
 
     sort!(
-        count_16, encode_16, decode_16, u16, i16, 2, 32, u32, _mm512_set1_epi16, _mm512_add_epi16, _mm512_sub_epi16,
-        _mm512_srl_epi16, _mm512_slli_epi16, _mm512_srli_epi16, _mm512_srai_epi16, _mm512_cmpeq_epi16_mask,
-        _mm512_maskz_compress_epi16, _mm512_mask_expand_epi16, _mm512_mask_storeu_epi16, _mm512_maskz_loadu_epi16,
-        _mm512_mask_add_epi16, sum_16
+        count_16,
+        encode_16,
+        decode_16,
+        u16,
+        i16,
+        2,
+        32,
+        u32,
+        _mm512_set1_epi16,
+        _mm512_add_epi16,
+        _mm512_sub_epi16,
+        _mm512_srl_epi16,
+        _mm512_slli_epi16,
+        _mm512_srli_epi16,
+        _mm512_srai_epi16,
+        _mm512_cmpeq_epi16_mask,
+        _mm512_maskz_compress_epi16,
+        _mm512_mask_expand_epi16,
+        _mm512_mask_storeu_epi16,
+        _mm512_maskz_loadu_epi16,
+        _mm512_mask_add_epi16,
+        sum_16
     );
     sort!(
-        count_32, encode_32, decode_32, u32, i32, 4, 16, u16, _mm512_set1_epi32, _mm512_add_epi32, _mm512_sub_epi32,
-        _mm512_srl_epi32, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_srai_epi32, _mm512_cmpeq_epi32_mask,
-        _mm512_maskz_compress_epi32, _mm512_mask_expand_epi32, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32,
-        _mm512_mask_add_epi32, sum_32
+        count_32,
+        encode_32,
+        decode_32,
+        u32,
+        i32,
+        4,
+        16,
+        u16,
+        _mm512_set1_epi32,
+        _mm512_add_epi32,
+        _mm512_sub_epi32,
+        _mm512_srl_epi32,
+        _mm512_slli_epi32,
+        _mm512_srli_epi32,
+        _mm512_srai_epi32,
+        _mm512_cmpeq_epi32_mask,
+        _mm512_maskz_compress_epi32,
+        _mm512_mask_expand_epi32,
+        _mm512_mask_storeu_epi32,
+        _mm512_maskz_loadu_epi32,
+        _mm512_mask_add_epi32,
+        sum_32
     );
 }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::huffman::{Histogram, cost_in_bits, entropy_in_bits, histogram, ideal_bits};
+use super::huffman::{Counter, Histogram, cost_in_bits, entropy_in_bits, histogram, ideal_bits};
 use super::sketch::{self, sketch};
 use super::vector;
 
@@ -84,11 +84,10 @@ fn count_skewed(bytes: &[u8], sample: &Histogram, len: usize) -> Histogram {
 
 /// Counts some bytes of a block; says how many. They are enough to know noise.
 fn sample(bytes: &[u8]) -> (Histogram, usize) {
-    let mut sample = [0u8; SAMPLE * (BLOCK / SAMPLE_STRIDE)];
-    for (to, from) in sample.as_chunks_mut::<SAMPLE>().0.iter_mut().zip(bytes.as_chunks::<SAMPLE_STRIDE>().0) {
-        to.copy_from_slice(&from[..SAMPLE]);
-    }
-    (histogram(&sample), sample.len())
+    let mut counter = Counter::default();
+    let (stretches, _) = bytes.as_chunks::<SAMPLE_STRIDE>();
+    stretches.iter().for_each(|stretch| counter.add(&stretch[..SAMPLE]));
+    (counter.finish(), stretches.len() * SAMPLE)
 }
 
 impl Block {
@@ -143,4 +142,3 @@ pub(super) fn merge(open: &mut Option<Block>, block: Block) -> Option<Block> {
     last.range.end = block.range.end;
     None
 }
-

@@ -33,6 +33,10 @@ const SMALL: usize = 4096;
 /// planes of real weights stay around 0.02.
 const REPEATING: f32 = 0.06;
 
+/// The same for skewed blocks, whose runs are coded without a search. In planes of differences, sorted ones most of all, chance
+/// finds are frequent, and of a hundred searches for fewer none paid.
+const REPEATING_SKEWED: f32 = 0.5;
+
 /// Blocks of a segment that are searched first: where a search of these does not come near, one of all would not pay.
 const PROBE: usize = 2;
 
@@ -90,7 +94,8 @@ pub(super) fn zlib(
             } else {
                 state.repeats.share(src, start, end, length)
             };
-            if share >= state.repeating {
+            let is_skewed = block.counts.as_ref().is_some_and(|counts| share_of_top(counts, end - start) >= SKEWED);
+            if share >= state.repeating.max(if is_skewed { REPEATING_SKEWED } else { 0.0 }) {
                 open.take().into_iter().for_each(|block| state.coder.write(src, &block, &mut writer));
                 pending.push(block);
                 continue;
@@ -207,8 +212,9 @@ impl Coder {
         self.literals.fill(&code, bytes.len());
         // The most that a length takes besides its code: five extra bits and the distance.
         let lengths = code.lengths.iter().enumerate();
-        let bits = lengths
-            .map(|(i, &length)| plan.weights[i] as usize * (usize::from(length) + if i > END_OF_BLOCK { 6 } else { 0 }));
+        let bits = lengths.map(|(i, &length)| {
+            plan.weights[i] as usize * (usize::from(length) + if i > END_OF_BLOCK { 6 } else { 0 })
+        });
         writer.put_all(bits.sum(), |out| {
             self.runs.for_each(
                 bytes,

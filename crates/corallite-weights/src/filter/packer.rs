@@ -69,3 +69,49 @@ impl<'a> Packer<'a> {
         bits as f32 <= self.promised as f32 * MISLED
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::filter::huffman::histogram;
+
+    fn packed(packer: &Packer<'_>, bytes: &[u8], is_reversed: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut writer = BitWriter::new(&mut out);
+        writer.put(5, 3);
+        if is_reversed {
+            packer.pack_reversed(bytes, &mut writer);
+        } else {
+            packer.pack(bytes, &mut writer);
+        }
+        writer.align();
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn vector_instructions_give_the_bits_that_the_portable_form_gives(
+            len in 1..40_000_usize, shift in 0..8_u32, offset in any::<u8>(), seed in any::<u32>(), is_reversed in any::<bool>(),
+        ) {
+            let mut state = seed;
+            let bytes: Vec<u8> = (0..len).map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // Small values by far more often than large ones, so that codes have all lengths.
+                ((state >> 24) >> ((state >> 8) % (shift + 1)).min(7)) as u8
+            }).map(|byte| byte.wrapping_add(offset)).collect();
+            let mut weights = [0; SYMBOLS];
+            weights[..256].copy_from_slice(&histogram(&bytes));
+            let code = Code::new(&weights);
+            let (mut first, mut second) = (Literals::default(), Literals::default());
+            let packer = Packer::new(&code, &weights, len, &mut first);
+            let mut portable = Packer::new(&code, &weights, len, &mut second);
+            portable.table = None;
+            let wanted = packed(&portable, &bytes, is_reversed);
+            prop_assert!(packed(&packer, &bytes, is_reversed) == wanted);
+            let backwards: Vec<u8> = bytes.iter().rev().copied().collect();
+            prop_assert!(packed(&portable, &backwards, !is_reversed) == wanted);
+        }
+    }
+}

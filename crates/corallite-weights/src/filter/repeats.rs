@@ -41,9 +41,8 @@ impl Repeats {
     /// The share, 0 to 1, of windows in `start..end` that repeat `length` bytes before them. To be called
     /// for the parts of a buffer in order, each once.
     pub(super) fn share(&mut self, buffer: &[u8], start: usize, end: usize, length: usize) -> f32 {
-        let is_found = |repeats: &Self, at: usize| {
-            (at..at + ANCHOR_STRIDE).any(|position| repeats.seen(buffer, position, length))
-        };
+        let is_found =
+            |repeats: &Self, at: usize| (at..at + ANCHOR_STRIDE).any(|position| repeats.seen(buffer, position, length));
         // The last window has to be whole.
         let windows = (start..end).step_by(WINDOW_STRIDE);
         let is_whole = |at: &usize| buffer.len() - at >= ANCHOR_STRIDE + length - 1;

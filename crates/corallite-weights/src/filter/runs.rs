@@ -255,6 +255,19 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn vector_instructions_find_the_same_bytes_equal(pairs in proptest::collection::vec((0..3u8, 0..3u8), 0..1000)) {
+            let (a, b): (Vec<u8>, Vec<u8>) = pairs.into_iter().unzip();
+            let (a, b) = (a.as_chunks().0, b.as_chunks().0);
+            let mut masks = Vec::new();
+            if vector::equal_bytes(a, b, &mut masks) {
+                let wanted: Vec<u64> = a.iter().zip(b).map(|(a, b)| equal_bytes(a, b)).collect();
+                prop_assert_eq!(masks, wanted);
+            }
+        }
+    }
+
     #[test]
     fn lengths_have_the_symbols_of_the_standard() {
         for (length, symbol) in

@@ -176,7 +176,9 @@ mod tests {
         #[test]
         fn unshuffle_undoes_shuffle(size in 0usize..20, src in proptest::collection::vec(any::<u8>(), 0..3000)) {
             let (mut mid, mut back) = (vec![0; src.len()], vec![0; src.len()]);
+            shuffle_portably(size, &src, &mut back);
             shuffle(size, &src, &mut mid);
+            prop_assert_eq!(&mid, &back);
             unshuffle(size, &mid, &mut back);
             prop_assert_eq!(&back, &src);
             let count = src.len() / size.max(1);

@@ -3,7 +3,7 @@
 //! A code made of a sample serves as well as one made of all bytes, as long as no byte lacks a code. So what is sampled is how
 //! often a byte occurs, and never whether it does: a byte that occurs counts at least one.
 
-use super::huffman::{Histogram, histogram};
+use super::huffman::{Counter, Histogram};
 use super::vector;
 
 /// Bytes that are counted, of each stretch of so many.
@@ -15,7 +15,7 @@ pub(super) const SCALE: u32 = (STRIDE / PART) as u32;
 /// Bytes that are looked through at a time for those that the sample lacks.
 const PIECE: usize = 1024;
 
-/// The bytes of which [`sketch`] makes a sample: fewer are better counted.
+/// Fewer bytes than this are better counted.
 pub(super) const LEAST: usize = 16 * 1024;
 
 /// Some count for each byte that occurs, about how often it does, and zero for the others.
@@ -23,18 +23,13 @@ pub(super) const LEAST: usize = 16 * 1024;
 /// Parts of the sample begin at changing places, so that no period of the bytes hides anything.
 pub(super) fn sketch(bytes: &[u8]) -> Histogram {
     let (strides, _) = bytes.as_chunks::<STRIDE>();
-    let mut sample = [0u8; LEAST];
-    let mut counts = [0; 256];
-    for strides in strides.chunks(LEAST / PART) {
-        let (parts, _) = sample.as_chunks_mut::<PART>();
-        for (i, (part, stride)) in parts.iter_mut().zip(strides).enumerate() {
-            // Of five strides in a row no two next to each other have the same place, nor do those four apart.
-            let place = (i + i / 4) % (STRIDE / PART) * PART;
-            part.copy_from_slice(&stride[place..place + PART]);
-        }
-        let more = histogram(&sample[..strides.len() * PART]);
-        counts.iter_mut().zip(more).for_each(|(count, more)| *count += SCALE * more);
+    let mut counter = Counter::default();
+    for (i, stride) in strides.iter().enumerate() {
+        // Of five strides in a row no two next to each other have the same place, nor do those four apart.
+        let place = (i + i / 4) % (STRIDE / PART) * PART;
+        counter.add(&stride[place..place + PART]);
     }
+    let mut counts = counter.finish().map(|count| SCALE * count);
     add_others(bytes, &mut counts);
     counts
 }
@@ -67,6 +62,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::filter::huffman::histogram;
 
     proptest! {
         #[test]
