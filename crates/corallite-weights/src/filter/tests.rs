@@ -347,7 +347,7 @@ fn a_sample_that_misleads_costs_nothing_but_time() {
     loud.iter_mut().for_each(|byte| *byte = byte.count_ones() as u8 * 20);
     // The places where the first stretches of the sample are.
     let is_sampled = |at: usize| (at / 256 + at / 1024) % 4 == at / 64 % 4;
-    let mut raw: Vec<u8> = (0..300_000).map(|at| if is_sampled(at) { quiet[at] % 3 + 100 } else { loud[at] }).collect();
+    let mut raw: Vec<u8> = (0..300_000).map(|at| if is_sampled(at) { quiet[at] % 5 + 100 } else { loud[at] }).collect();
     raw[77_777] = 255;
     let exact = |bytes: &[u8]| huffman::entropy_in_bits(&huffman::histogram(bytes), bytes.len()) as usize / 8;
     for compression in [Compression::Planes, Compression::Zstd] {
