@@ -74,7 +74,7 @@ pub enum Compression {
     /// The same, with sequences that repeat looked for at this level.
     Gzip(GzipLevel),
     /// `shuffle` + `zstd` (filter 32015), for readers that have the package `hdf5plugin`: the fastest of those that make
-    /// weights smaller, and one percent larger than [`Compression::Planes`].
+    /// weights smaller, and a tenth of a percent larger than [`Compression::Planes`].
     Zstd,
     /// `shuffle` + `lzf`, which every h5py reads.
     Lzf,

@@ -1,7 +1,7 @@
 //! HDF5 filter 32015: a zstd frame a chunk, as `hdf5plugin` registers it.
 //!
-//! On full tensors nothing repeats, so the search for matches is reduced to next to nothing and zstd becomes the Huffman
-//! coder that it is at heart. On chunks of other kinds it works as its first level does.
+//! On full tensors nothing repeats: [`super::zstd_frame`] writes them, and the library, with a search reduced to next to
+//! nothing, those that are too short for that. On chunks of other kinds it works as its first level does.
 
 use zstd_safe::{CCtx, CParameter, DCtx, ParamSwitch, ResetDirective, Strategy, compress_bound, get_error_name};
 
