@@ -28,7 +28,7 @@ const WORTH: f32 = 0.99;
 /// use corallite_weights::Dtype;
 /// use corallite_weights::delta::{Order, OrderChoice};
 /// let bytes = |step: f32| -> Vec<u8> {
-///     (0..60_000_u32).flat_map(|i| ((i * i % 977) as f32 * 0.01 + step * (i % 89) as f32).to_le_bytes()).collect()
+///     (0..400_000_u64).flat_map(|i| ((i * i % 977) as f32 * 0.01 + step * (i % 89) as f32).to_le_bytes()).collect()
 /// };
 /// let (before, after) = (bytes(0.0), bytes(1e-6));
 /// let mut choice = OrderChoice::new(Dtype::F32);
