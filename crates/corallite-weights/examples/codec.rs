@@ -6,8 +6,8 @@
 //! --json               one line of JSON with every sample
 //! --dtype T            f32 (default), bf16 or f16: tensors of float32 are rounded to it, others are left out
 //! --compression NAME   the default is the store's; may be repeated
-//! --delta NAME         with a base: zigzag, zigzag_by_exponent, or smaller (both are made, for each tensor the smaller
-//!                      is kept, as the store does); may be repeated; all three by default
+//! --delta NAME         with a base: zigzag, zigzag_by_exponent, or smaller (for each tensor, as the
+//!                      store chooses); may be repeated; all three by default
 //! --rounds N           5; one more comes first that is not counted
 //! --threads N          1
 //! ```
@@ -16,11 +16,12 @@
 //! new memory, within what is timed, as one that is loaded does. Every tensor is compared with what went in. What counts
 //! is processor time, and the time of the clock with several threads.
 
+use std::cell::RefCell;
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
-use corallite_weights::delta::{Difference, Order};
+use corallite_weights::delta::{Difference, Order, OrderChoice};
 use corallite_weights::filter::{Compression, Filter, Scratch, decode_chunk, encode_chunk, with_scratch};
 use corallite_weights::{Dtype, SafetensorsFile, zeroed};
 use rayon::prelude::*;
@@ -172,6 +173,7 @@ struct Way<'a> {
     compression: Compression,
     filters: Vec<Filter>,
     item: usize,
+    dtype: Dtype,
     differences: &'a [Difference],
 }
 
@@ -182,15 +184,33 @@ struct Buffers {
     whole: Vec<u8>,
 }
 
+thread_local! {
+    /// Kept by each thread, as the store keeps them.
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
+}
+
 impl Way<'_> {
-    /// Encodes the tensor as each of the differences (or as it is) into `kept`, and returns which became the smallest.
+    /// Encodes the tensor as one of the differences (or as it is) into its place in `kept`, and returns which: the one that
+    /// some of the tensor says to be smaller.
     fn encode(&self, tensor: &Tensor, kept: &mut [Vec<Encoded>]) -> Result<usize> {
-        for (which, chunks) in kept.iter_mut().enumerate() {
-            chunks.par_iter_mut().enumerate().try_for_each_init(Buffers::default, |buffers, (index, chunk)| {
+        let which = self.choose(tensor)?;
+        kept[which].par_iter_mut().enumerate().try_for_each(|(index, chunk)| {
+            BUFFERS.with_borrow_mut(|buffers| {
                 self.encode_one(tensor, which, index, buffers, chunk).map_err(|error| error.to_string())
-            })?;
+            })
+        })?;
+        Ok(which)
+    }
+
+    fn choose(&self, tensor: &Tensor) -> Result<usize> {
+        let (Some(base), [_, _, ..]) = (&tensor.base, self.differences) else { return Ok(0) };
+        let mut choice = OrderChoice::new(self.dtype);
+        for place in OrderChoice::places(tensor.raw.len().div_ceil(tensor.chunk) as u64) {
+            let start = place as usize * tensor.chunk;
+            let run = start..(start + tensor.chunk).min(tensor.raw.len());
+            choice.look_at(&tensor.raw[run.clone()], &base[run])?;
         }
-        (0..kept.len()).min_by_key(|&which| len(&kept[which])).ok_or_else(|| "there was nothing to encode".into())
+        Ok(self.differences.iter().position(|it| it.is_sorted() == (choice.order() == Order::Exponent)).unwrap_or(0))
     }
 
     fn encode_one(
@@ -323,7 +343,13 @@ fn run(options: &Options) -> Result<()> {
             let differences: Option<Vec<_>> =
                 orders.iter().map(|&order| Difference::new(options.dtype, order)).collect();
             let differences = differences.ok_or("this dtype has no such difference")?;
-            let way = Way { compression, filters: compression.pipeline(item), item, differences: &differences };
+            let way = Way {
+                compression,
+                filters: compression.pipeline(item),
+                item,
+                dtype: options.dtype,
+                differences: &differences,
+            };
             let measured = measure(&way, &tensors, options.rounds, &clock)?;
             let (size, rate) =
                 (100.0 * measured.bytes as f64 / raw as f64, |seconds: &[f64]| raw as f64 / 1e6 / median(seconds));

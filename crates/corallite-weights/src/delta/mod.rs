@@ -2,13 +2,15 @@
 //!
 //! Owns the record and its dictionary form; [`DeltaEncoder`] makes them and applies them, one file for each family of types:
 //!
-//! - `lossless`: differences of bits, `difference` among them, which stored deltas use chunk by chunk;
+//! - `lossless`: differences of bits, `difference` among them, which stored deltas use chunk by chunk, in the order that
+//!   `choice` says;
 //! - `raw`: differences of floats, made exact by `exact`, the list of the elements that subtraction would change;
 //! - `quantized`, `sparse`, `per_axis`: the lossy ones, used only when asked for by name.
 //!
 //! A delta may come from a damaged or hostile file: decoding believes no length, shape or number in it, and allocates no more
 //! than a small multiple of the reference.
 
+mod choice;
 mod config;
 mod difference;
 mod encoder;
@@ -21,6 +23,7 @@ mod quantized;
 mod raw;
 mod sparse;
 mod streams;
+mod vector;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -30,6 +33,7 @@ use crate::dtype::{Dtype, ShapeText};
 use crate::error::{Error, Result};
 use crate::hash::WeightHash;
 
+pub use choice::OrderChoice;
 pub use config::{DeltaConfig, DeltaType};
 pub use difference::{Difference, Order};
 pub use encoder::DeltaEncoder;

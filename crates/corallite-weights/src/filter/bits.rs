@@ -34,13 +34,29 @@ impl<'a> BitWriter<'a> {
     /// Appends many codes, `bits` bits at most together.
     pub(super) fn put_all(&mut self, bits: usize, write: impl FnOnce(&mut Codes<'_>)) {
         let start = self.out.len();
-        // The bits of the last byte, and the eight bytes that each step stores.
-        self.out.resize(start + bits / 8 + 16, 0);
+        // The bits of the last byte, and what a step stores beyond them.
+        self.out.resize(start + bits / 8 + 1 + BEYOND, 0);
         let mut codes = Codes { room: &mut self.out[start..], at: 0, bits: self.bits, count: self.count };
         write(&mut codes);
         let Codes { at, bits, count, .. } = codes;
         self.out.truncate(start + at);
         (self.bits, self.count) = (bits, count);
+    }
+
+    /// Where the writer is, to go back there.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { len: self.out.len(), bits: self.bits, count: self.count }
+    }
+
+    /// Forgets what was written since.
+    pub(super) fn rewind(&mut self, mark: Mark) {
+        self.out.truncate(mark.len);
+        (self.bits, self.count) = (mark.bits, mark.count);
+    }
+
+    /// Bits written, with those of what was there before.
+    pub(super) fn bits(&self) -> usize {
+        self.out.len() * 8 + self.count as usize
     }
 
     /// Appends zero bits up to the next byte boundary.
@@ -62,15 +78,25 @@ impl<'a> BitWriter<'a> {
     }
 }
 
+/// A place in the output of a [`BitWriter`].
+pub(super) struct Mark {
+    len: usize,
+    bits: u64,
+    count: u32,
+}
+
+/// Bytes that a step may write to beyond those it fills, at most.
+const BEYOND: usize = 128;
+
 const CODE_MASK: u32 = (1 << CODE_LENGTH) - 1;
 
 /// Room for the codes of a block, which [`BitWriter::put_all`] provides.
 pub(super) struct Codes<'a> {
-    room: &'a mut [u8],
-    at: usize,
-    bits: u64,
+    pub(super) room: &'a mut [u8],
+    pub(super) at: usize,
+    pub(super) bits: u64,
     /// Below 8 between calls.
-    count: u32,
+    pub(super) count: u32,
 }
 
 impl Codes<'_> {
@@ -86,12 +112,6 @@ impl Codes<'_> {
         self.bits >>= self.count & !7;
         self.count &= 7;
     }
-
-    /// How many bits there are.
-    pub(super) fn bits(&self) -> usize {
-        self.at * 8 + self.count as usize
-    }
-
     /// Appends the codes of `bytes`.
     #[inline(always)]
     pub(super) fn put_literals(&mut self, bytes: &[u8], literals: &Literals) {
@@ -139,9 +159,15 @@ impl Default for Literals {
 const USES: usize = 8;
 
 impl Literals {
+    /// Those of `code`, for few bytes.
+    pub(super) fn fill_singles(&mut self, code: &Code) {
+        self.singles.copy_from_slice(&code.codes[..256]);
+        self.is_paired = false;
+    }
+
     /// Those of `code`, for about `len` bytes.
     pub(super) fn fill(&mut self, code: &Code, len: usize) {
-        self.singles.copy_from_slice(&code.codes[..256]);
+        self.fill_singles(code);
         let mut values = [0u8; 256];
         let mut used = 0;
         for (value, _) in (0..=255).zip(self.singles).filter(|(_, code)| *code > 0) {

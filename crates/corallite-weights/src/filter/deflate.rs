@@ -13,23 +13,19 @@
 //! than zlib's own on the whole chunk, and on real weights it is much smaller. Neighbours of the second and third kind
 //! share a block where one code fits both, because a code costs time on both sides.
 
-use std::ops::Range;
-
 use flate2::{Compress, FlushCompress, Status};
 
 use super::GzipLevel;
 use super::bits::{BitWriter, Literals};
-use super::huffman::{Code, END_OF_BLOCK, Histogram, SYMBOLS, cost_in_bits, entropy_in_bits, histogram, ideal_bits};
+use super::blocks::{BLOCK, Block, judge, merge, share_of_top};
+use super::huffman::{Code, END_OF_BLOCK, Histogram, SYMBOLS, histogram};
 use super::index::{self, Index, Quarters};
+use super::packer::Packer;
 use super::repeats::{Repeats, telling_length};
 use super::runs::{Plan, Runs, length_symbol};
 use crate::error::{Error, Result};
 
-const BLOCK: usize = 32 * 1024;
 const MAX_STORED: usize = 65_535;
-
-/// A Huffman block has to save this share of its bits to be worth decoding.
-const MIN_SAVING: f32 = 0.02;
 
 /// Below this size a block is looked at byte by byte: samples of it would say little.
 const SMALL: usize = 4096;
@@ -37,6 +33,10 @@ const SMALL: usize = 4096;
 /// The share of repeating windows from which on the match search is tried. Chance finds in exponent
 /// planes of real weights stay around 0.02.
 const REPEATING: f32 = 0.06;
+
+/// The same for skewed blocks, whose runs are coded without a search. In planes of differences, sorted ones most of all, chance
+/// finds are frequent, and of a hundred searches for fewer none paid.
+const REPEATING_SKEWED: f32 = 0.5;
 
 /// Blocks of a segment that are searched first: where a search of these does not come near, one of all would not pay.
 const PROBE: usize = 2;
@@ -48,19 +48,8 @@ const NEAR: f32 = 1.05;
 const DISCOURAGED: f32 = 0.12;
 const CERTAIN: f32 = 0.5;
 
-/// Bytes that are counted first, of each stretch of so many: enough to know noise.
-const SAMPLE: usize = 64;
-const SAMPLE_STRIDE: usize = 1024;
-
-/// What the sample of a block must save at least, else it is noise. Lower than [`MIN_SAVING`] would ask for, by
-/// the 0.09 bits that 2048 bytes of noise seem to save.
-const MIN_SAMPLE_SAVING: f32 = 0.025;
-
 /// Runs are looked for when the most frequent value takes this share of a block.
 const SKEWED: f32 = 0.4;
-
-/// What a block in common may cost more than two, as a share. A code takes as long to make as some thousand symbols.
-const MERGE_COST: f32 = 0.0005;
 
 /// State kept from chunk to chunk.
 #[derive(Default)]
@@ -71,17 +60,6 @@ pub(super) struct Deflater {
     /// The share of repeating windows from which on the match search is tried in this chunk.
     repeating: f32,
     coder: Coder,
-}
-
-/// A stretch of the chunk and what is known of it without a match search.
-struct Block {
-    range: Range<usize>,
-    /// `None` for noise.
-    counts: Option<Box<Histogram>>,
-    /// What it takes without runs.
-    bits: f32,
-    /// Its information and the header of a code: what it would take if runs cost nothing, to compare with that of others.
-    ideal: f32,
 }
 
 /// Appends `src` as a zlib stream to `out`. `src` consists of planes of `plane_len` bytes, and a shorter rest.
@@ -118,7 +96,8 @@ pub(super) fn zlib(
             } else {
                 state.repeats.share(src, start, end, length)
             };
-            if share >= state.repeating {
+            let is_skewed = block.counts.as_ref().is_some_and(|counts| share_of_top(counts, end - start) >= SKEWED);
+            if share >= state.repeating.max(if is_skewed { REPEATING_SKEWED } else { 0.0 }) {
                 open.take().into_iter().for_each(|block| state.coder.write(src, &block, &mut writer));
                 pending.push(block);
                 continue;
@@ -137,77 +116,6 @@ pub(super) fn zlib(
     writer.put_bytes(&libdeflater::adler32(src).to_be_bytes());
     state.coder.index.write(out);
     Ok(())
-}
-
-fn judge(src: &[u8], range: Range<usize>) -> Block {
-    let bytes = &src[range.clone()];
-    let stored = bytes.len() as f32 * 8.0;
-    if bytes.len() == BLOCK && is_noise(bytes) {
-        return Block { range, counts: None, bits: stored, ideal: stored };
-    }
-    let counts = histogram(bytes);
-    let huffman = cost_in_bits(&counts, bytes.len());
-    if huffman < stored * (1.0 - MIN_SAVING) {
-        let ideal = ideal_bits(&counts, bytes.len());
-        Block { range, counts: Some(Box::new(counts)), bits: huffman, ideal }
-    } else {
-        Block { range, counts: None, bits: stored, ideal: stored }
-    }
-}
-
-/// Whether a sample of a block says that counting all of it is not worth the time.
-fn is_noise(bytes: &[u8]) -> bool {
-    let mut sample = [0u8; SAMPLE * (BLOCK / SAMPLE_STRIDE)];
-    for (to, from) in sample.as_chunks_mut::<SAMPLE>().0.iter_mut().zip(bytes.as_chunks::<SAMPLE_STRIDE>().0) {
-        to.copy_from_slice(&from[..SAMPLE]);
-    }
-    let len = sample.len() as f32 * 8.0;
-    entropy_in_bits(&histogram(&sample), sample.len()) > len * (1.0 - MIN_SAMPLE_SAVING)
-}
-
-impl Block {
-    /// The probability that two of its bytes, chosen at random, are the same.
-    fn chance(&self) -> f32 {
-        let len = self.range.len() as f32;
-        let Some(counts) = &self.counts else { return 0.0 };
-        counts.iter().map(|&count| count as f32 * count as f32).sum::<f32>() / (len * len)
-    }
-}
-
-/// Puts `block` after the one in `open`, into it if that costs next to nothing. Returns what has to be written now.
-fn merge(open: &mut Option<Block>, block: Block) -> Option<Block> {
-    let Some(last) = open else {
-        *open = Some(block);
-        return None;
-    };
-    if last.range.end != block.range.start {
-        return open.replace(block);
-    }
-    match (&mut last.counts, &block.counts) {
-        (None, None) => {}
-        (Some(counts), Some(more)) => {
-            let mut sum = **counts;
-            sum.iter_mut().zip(more.iter()).for_each(|(sum, more)| *sum += more);
-            let len = last.range.len() + block.range.len();
-            let ideal = ideal_bits(&sum, len);
-            if ideal > (last.ideal + block.ideal) * (1.0 + MERGE_COST) {
-                return open.replace(block);
-            }
-            **counts = sum;
-            *last = Block {
-                range: last.range.start..block.range.end,
-                counts: last.counts.take(),
-                bits: cost_in_bits(&sum, len),
-                ideal,
-            };
-            return None;
-        }
-        _ => return open.replace(block),
-    }
-    last.bits += block.bits;
-    last.ideal += block.ideal;
-    last.range.end = block.range.end;
-    None
 }
 
 /// Writes and empties `pending`: matched if that is smaller, else each block its own way.
@@ -255,13 +163,14 @@ impl Coder {
     fn bits(&mut self, src: &[u8], block: &Block) -> f32 {
         let Some(counts) = &block.counts else { return block.bits };
         let header = 160.0 + 3.0 * counts.iter().filter(|count| **count > 0).count() as f32;
-        let plan = self.plan(&src[block.range.clone()], counts);
+        let bytes = &src[block.range.clone()];
+        let plan = if block.is_sketch { self.plan(bytes, &histogram(bytes)) } else { self.plan(bytes, counts) };
         plan.map_or(block.bits, |plan| plan.bits + header)
     }
 
+    /// What to do with the runs, for exact counts.
     fn plan(&mut self, bytes: &[u8], counts: &Histogram) -> Option<Plan> {
-        let most = counts.iter().max().copied().unwrap_or(0);
-        if most as f32 >= bytes.len() as f32 * SKEWED { self.runs.plan(bytes, counts) } else { None }
+        if share_of_top(counts, bytes.len()) >= SKEWED { self.runs.plan(bytes, counts) } else { None }
     }
 
     fn write(&mut self, src: &[u8], block: &Block, writer: &mut BitWriter<'_>) {
@@ -269,38 +178,65 @@ impl Coder {
         let Some(counts) = &block.counts else {
             return bytes.chunks(MAX_STORED).for_each(|part| put_stored(part, writer));
         };
-        let plan = self.plan(bytes, counts);
-        let (weights, threshold) = plan.map_or_else(
-            || {
-                let mut weights = [0; SYMBOLS];
-                weights[..256].copy_from_slice(counts.as_slice());
-                weights[END_OF_BLOCK] = 1;
-                (weights, None)
-            },
-            |plan| (plan.weights, Some(plan.threshold)),
-        );
+        if !block.is_sketch {
+            if let Some(plan) = self.plan(bytes, counts) {
+                self.write_runs(bytes, &plan, writer);
+            } else {
+                self.write_literals(block, bytes, counts, writer);
+            }
+            return;
+        }
+        let is_skewed = share_of_top(counts, bytes.len()) >= SKEWED;
+        let start = writer.mark();
+        if is_skewed || !self.write_literals(block, bytes, counts, writer) {
+            writer.rewind(start);
+            let block = Block::of(block.range.clone(), histogram(bytes), false);
+            self.write(src, &block, writer);
+        }
+    }
+
+    /// A code for single bytes only. Says whether it became about as short as the counts promise.
+    fn write_literals(&mut self, block: &Block, bytes: &[u8], counts: &Histogram, writer: &mut BitWriter<'_>) -> bool {
+        let mut weights = [0; SYMBOLS];
+        weights[..256].copy_from_slice(counts.as_slice());
+        weights[END_OF_BLOCK] = 1;
         let code = Code::new(&weights);
+        code.write_header(writer);
+        let packer = Packer::new(&code, &weights, bytes.len(), &mut self.literals);
+        let start = writer.bits();
+        let (mut quarters, mut rest) = ([0; 3], bytes);
+        let is_indexed = bytes.len() >= index::SHORTEST && !self.index.is_full();
+        if is_indexed {
+            for bits in &mut quarters {
+                let before = writer.bits();
+                let (quarter, others) = rest.split_at(bytes.len() / 4);
+                packer.pack(quarter, writer);
+                (*bits, rest) = (writer.bits() - before, others);
+            }
+        }
+        packer.pack(rest, writer);
+        let is_promised = packer.is_promised(writer.bits() - start);
+        writer.put_code(code.codes[END_OF_BLOCK]);
+        // What was not promised is written again.
+        if is_indexed && is_promised {
+            self.index.add(&Quarters { start: block.range.start, len: bytes.len(), bits: quarters });
+        }
+        is_promised
+    }
+
+    fn write_runs(&mut self, bytes: &[u8], plan: &Plan, writer: &mut BitWriter<'_>) {
+        let code = Code::new(&plan.weights);
         code.write_header(writer);
         self.literals.fill(&code, bytes.len());
         // The most that a length takes besides its code: five extra bits and the distance.
         let lengths = code.lengths.iter().enumerate();
-        let bits = lengths
-            .map(|(i, &length)| weights[i] as usize * (usize::from(length) + if i > END_OF_BLOCK { 6 } else { 0 }));
-        writer.put_all(bits.sum(), |out| match threshold {
-            None if bytes.len() >= index::SHORTEST && !self.index.is_full() => {
-                let (quarter, mut bits) = (bytes.len() / 4, [0; 3]);
-                for (i, bits) in bits.iter_mut().enumerate() {
-                    let before = out.bits();
-                    out.put_literals(&bytes[i * quarter..][..quarter], &self.literals);
-                    *bits = out.bits() - before;
-                }
-                out.put_literals(&bytes[3 * quarter..], &self.literals);
-                self.index.add(&Quarters { start: block.range.start, len: bytes.len(), bits });
-            }
-            None => out.put_literals(bytes, &self.literals),
-            Some(threshold) => self.runs.for_each(
+        let bits = lengths.map(|(i, &length)| {
+            plan.weights[i] as usize * (usize::from(length) + if i > END_OF_BLOCK { 6 } else { 0 })
+        });
+        writer.put_all(bits.sum(), |out| {
+            self.runs.for_each(
                 bytes,
-                threshold,
+                plan.threshold,
                 out,
                 |out, stretch| out.put_literals(stretch, &self.literals),
                 |out, length| {
@@ -312,7 +248,7 @@ impl Coder {
                         count + extra_bits + 1,
                     );
                 },
-            ),
+            );
         });
         writer.put_code(code.codes[END_OF_BLOCK]);
     }

@@ -4,6 +4,7 @@
 //! faster than looking for matches in them.
 
 use super::bits::BitWriter;
+use super::sketch::SCALE;
 
 /// The longest code, in bits. Decoders look 11 bits up in one step, and a longer code would be for
 /// bytes so rare that it saves nothing measurable.
@@ -31,23 +32,43 @@ pub(super) const CODE_LENGTH: u32 = 24;
 /// How often each byte occurs.
 pub(super) type Histogram = [u32; 256];
 
-/// Counts bytes. Four counters a byte value, because a run of one value would wait for its own counter.
+/// Counts bytes.
 pub(super) fn histogram(bytes: &[u8]) -> Histogram {
-    let mut counts = [[0u32; 256]; 4];
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
-        let v = u64::from_le_bytes(*word);
-        for (i, lane) in counts.iter_mut().enumerate() {
-            lane[(v >> (8 * i) & 255) as usize] += 1;
-            lane[(v >> (8 * i + 32) & 255) as usize] += 1;
+    let mut counter = Counter::default();
+    counter.add(bytes);
+    counter.finish()
+}
+
+/// Four counters a byte value, because a run of one value would wait for its own counter.
+pub(super) struct Counter([Histogram; 4]);
+
+impl Default for Counter {
+    fn default() -> Self {
+        Self([[0; 256]; 4])
+    }
+}
+
+impl Counter {
+    #[inline(always)]
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            let v = u64::from_le_bytes(*word);
+            for (i, lane) in self.0.iter_mut().enumerate() {
+                lane[(v >> (8 * i) & 255) as usize] += 1;
+                lane[(v >> (8 * i + 32) & 255) as usize] += 1;
+            }
         }
+        rest.iter().for_each(|&byte| self.0[0][usize::from(byte)] += 1);
     }
-    rest.iter().for_each(|&byte| counts[0][usize::from(byte)] += 1);
-    let [mut sum, b, c, d] = counts;
-    for i in 0..256 {
-        sum[i] += b[i] + c[i] + d[i];
+
+    pub(super) fn finish(self) -> Histogram {
+        let [mut sum, b, c, d] = self.0;
+        for i in 0..256 {
+            sum[i] += b[i] + c[i] + d[i];
+        }
+        sum
     }
-    sum
 }
 
 /// The binary logarithm, to a thousandth; of 0, some finite number. The compiler makes vector code of a loop over it.
@@ -71,15 +92,27 @@ pub(super) fn cost_in_bits(counts: &Histogram, len: usize) -> f32 {
     bits * 1.003 + HEADER_BITS + BITS_PER_SYMBOL * symbols as f32
 }
 
-/// The information in bytes with this histogram and the header of their code.
-pub(super) fn ideal_bits(counts: &Histogram, len: usize) -> f32 {
+/// By how many bits for each symbol a sample of so many bytes, one in [`SCALE`], seems to have less information than all of
+/// them: half a natural bit.
+const BITS_LACKING: f32 = 0.72 * SCALE as f32;
+
+/// The information in bytes with this histogram, which may be a sketch, and the header of their code.
+pub(super) fn ideal_bits(counts: &Histogram, len: usize, is_sketch: bool) -> f32 {
     let (bits, symbols) = information(counts, len, 0.0);
-    bits + HEADER_BITS + BITS_PER_SYMBOL * symbols as f32
+    let lacking = if is_sketch { BITS_LACKING } else { 0.0 };
+    bits + HEADER_BITS + (BITS_PER_SYMBOL + lacking) * symbols as f32
 }
 
 /// The information in bytes with this histogram.
 pub(super) fn entropy_in_bits(counts: &Histogram, len: usize) -> f32 {
     information(counts, len, 0.0).0
+}
+
+/// About how many bits bytes would take of which these are a sample.
+pub(crate) fn information_in_bits(sample: &[u8]) -> f32 {
+    let (bits, symbols) = information(&histogram(sample), sample.len(), 0.0);
+    // What a sample lacks: half a natural bit for each symbol but one.
+    (bits + 0.72 * symbols.saturating_sub(1) as f32).min(sample.len() as f32 * 8.0)
 }
 
 /// The bits of all bytes, of each at least `least`, and the number of different ones.
@@ -279,6 +312,7 @@ fn codes<const N: usize>(lengths: &[u8; N]) -> [u32; N] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filter::vector;
     use proptest::prelude::*;
 
     fn kraft(lengths: &[u8], max: usize) -> usize {
@@ -308,6 +342,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn bytes_of_mostly_one_value_are_counted_as_others_are(
+            value in any::<u8>(), bytes in proptest::collection::vec(prop_oneof![8 => Just(None), 1 => any::<u8>().prop_map(Some)], 0..3000),
+        ) {
+            let bytes: Vec<u8> = bytes.into_iter().map(|byte| byte.unwrap_or(value)).collect();
+            prop_assert_eq!(vector::histogram_of_mostly(value, &bytes), histogram(&bytes));
+        }
+
         #[test]
         fn any_weights_give_a_complete_code(raw in proptest::collection::vec(prop_oneof![Just(0u32), 1..9u32, any::<u32>()], 257)) {
             let weights: [u32; 257] = raw.try_into().unwrap();

@@ -12,21 +12,23 @@ const LONGEST: usize = 160;
 
 const ANCHOR_STRIDE: usize = 32;
 const WINDOW_STRIDE: usize = 1024;
+/// Of so many windows one is looked at first; all are where it has a find.
+const FIRST_LOOK: usize = 4;
 const TABLE_BITS: u32 = 12;
-/// Where a hash is in an entry.
-const TAG: u64 = !0 << 32;
+/// Where more of the hash is in an entry.
+const TAG: u32 = !0 << 16;
 const MAX_DISTANCE: usize = 32 * 1024;
 
 /// What has been seen of one buffer.
 pub(super) struct Repeats {
-    /// Of the last anchor with this hash, the position plus one, and from bit 32 on more of its hash, which saves a look
-    /// at the bytes. 0 for none.
-    anchors: Vec<u64>,
+    /// Of the last anchor with this hash, the lower bits of the position, and from bit 16 on more of its hash, which saves
+    /// a look at the bytes.
+    anchors: Box<[u32; 1 << TABLE_BITS]>,
 }
 
 impl Default for Repeats {
     fn default() -> Self {
-        Self { anchors: vec![0; 1 << TABLE_BITS] }
+        Self { anchors: Box::new([0; 1 << TABLE_BITS]) }
     }
 }
 
@@ -39,20 +41,39 @@ impl Repeats {
     /// The share, 0 to 1, of windows in `start..end` that repeat `length` bytes before them. To be called
     /// for the parts of a buffer in order, each once.
     pub(super) fn share(&mut self, buffer: &[u8], start: usize, end: usize, length: usize) -> f32 {
-        let (mut windows, mut found) = (0u32, 0u32);
-        let mut at = start;
-        while at < end {
-            let stretch_end = (at + WINDOW_STRIDE).min(end);
-            if buffer.get(at..at + ANCHOR_STRIDE + length - 1).is_some() {
-                windows += 1;
-                found += u32::from((at..at + ANCHOR_STRIDE).any(|position| self.seen(buffer, position, length)));
+        let is_found =
+            |repeats: &Self, at: usize| (at..at + ANCHOR_STRIDE).any(|position| repeats.seen(buffer, position, length));
+        // The last window has to be whole.
+        let windows = (start..end).step_by(WINDOW_STRIDE);
+        let is_whole = |at: &usize| buffer.len() - at >= ANCHOR_STRIDE + length - 1;
+        let mut share = 0.0;
+        let mut done = start;
+        // Whether to look at all, by windows that have not been looked at.
+        for (i, at) in windows.clone().enumerate() {
+            if i % FIRST_LOOK == 0 && is_whole(&at) && is_found(self, at) {
+                share = 1.0;
+                break;
             }
-            for anchor in (at..stretch_end).step_by(ANCHOR_STRIDE) {
-                self.remember(buffer, anchor);
-            }
-            at = stretch_end;
+            done = (at + WINDOW_STRIDE).min(end);
+            self.remember_from(buffer, at, done);
         }
-        if windows == 0 { 0.0 } else { found as f32 / windows as f32 }
+        if share > 0.0 {
+            let (mut looked_at, mut found) = (0_u32, 0_u32);
+            for at in windows.filter(is_whole) {
+                looked_at += 1;
+                found += u32::from(is_found(self, at));
+                if at >= done {
+                    self.remember_from(buffer, at, (at + WINDOW_STRIDE).min(end));
+                }
+            }
+            share = found as f32 / looked_at.max(1) as f32;
+        }
+        share
+    }
+
+    #[inline(always)]
+    fn remember_from(&mut self, buffer: &[u8], start: usize, end: usize) {
+        (start..end).step_by(ANCHOR_STRIDE).for_each(|anchor| self.remember(buffer, anchor));
     }
 
     /// As [`Repeats::share`], of all positions in a short stretch: those whose bytes were seen before.
@@ -69,7 +90,7 @@ impl Repeats {
     fn remember(&mut self, buffer: &[u8], position: usize) {
         if let Some(word) = word(buffer, position) {
             let (slot, tag) = hash(word);
-            self.anchors[slot] = tag | (position as u64 + 1);
+            self.anchors[slot] = tag | position as u32 & !TAG;
         }
     }
 
@@ -78,15 +99,20 @@ impl Repeats {
         let Some(here) = word(buffer, position) else { return false };
         let (slot, tag) = hash(here);
         let found = self.anchors[slot];
-        if found & TAG != tag || found == 0 {
+        if found & TAG != tag {
             return false;
         }
-        let anchor = (found & !TAG) as usize - 1;
+        // The last position before this one with these lower bits; whether it was an anchor matters not, as its bytes are
+        // compared.
+        let distance = ((position as u32).wrapping_sub(found) & !TAG) as usize;
         // A run of one value is no find: it needs no search.
-        position - anchor <= MAX_DISTANCE
-            && word(buffer, anchor) == Some(here)
+        distance > 0
+            && distance <= MAX_DISTANCE.min(position)
+            && word(buffer, position - distance) == Some(here)
             && here != here.rotate_left(8)
-            && buffer.get(position..position + length).is_some_and(|here| here == &buffer[anchor..anchor + length])
+            && buffer
+                .get(position..position + length)
+                .is_some_and(|here| here == &buffer[position - distance..][..length])
     }
 }
 
@@ -105,7 +131,7 @@ fn word(buffer: &[u8], at: usize) -> Option<u64> {
 
 /// The place of a word in the table, and what is kept of its hash there.
 #[inline(always)]
-fn hash(word: u64) -> (usize, u64) {
+fn hash(word: u64) -> (usize, u32) {
     let hash = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ((hash >> (64 - TABLE_BITS)) as usize, hash << TABLE_BITS & TAG)
+    ((hash >> (64 - TABLE_BITS)) as usize, (hash >> 20) as u32 & TAG)
 }

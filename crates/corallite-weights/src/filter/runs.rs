@@ -4,6 +4,7 @@
 //! them. A run takes a symbol for its length instead. Nothing has to be searched for.
 
 use super::huffman::{Histogram, LENGTH_BASE, LENGTH_EXTRA, SYMBOLS, log2};
+use super::vector;
 
 /// The shortest run looked at, in bytes that repeat the one before them. Three are never worth their match.
 const SHORTEST: u32 = 4;
@@ -153,7 +154,9 @@ impl Runs {
         // Bit i of the masks belongs to byte i + 1.
         let (after, after_rest) = pairs.as_chunks::<64>();
         let (before, before_rest) = bytes[..pairs.len()].as_chunks::<64>();
-        self.masks.extend(after.iter().zip(before).map(|(after, before)| equal_bytes(after, before)));
+        if !vector::equal_bytes(after, before, &mut self.masks) {
+            self.masks.extend(after.iter().zip(before).map(|(after, before)| equal_bytes(after, before)));
+        }
         let rest = after_rest.iter().zip(before_rest).enumerate();
         self.masks.push(rest.fold(0, |mask, (i, (after, before))| mask | u64::from(after == before) << i));
         // Where a run began that goes on beyond the mask. It ends in the last one, which is not full.
@@ -249,6 +252,19 @@ mod tests {
             );
             prop_assert_eq!(found.0, bytes);
             prop_assert!(found.1 == plan.weights);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn vector_instructions_find_the_same_bytes_equal(pairs in proptest::collection::vec((0..3u8, 0..3u8), 0..1000)) {
+            let (a, b): (Vec<u8>, Vec<u8>) = pairs.into_iter().unzip();
+            let (a, b) = (a.as_chunks().0, b.as_chunks().0);
+            let mut masks = Vec::new();
+            if vector::equal_bytes(a, b, &mut masks) {
+                let wanted: Vec<u64> = a.iter().zip(b).map(|(a, b)| equal_bytes(a, b)).collect();
+                prop_assert_eq!(masks, wanted);
+            }
         }
     }
 

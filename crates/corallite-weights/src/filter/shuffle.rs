@@ -2,16 +2,25 @@
 //!
 //! Bytes after the last whole element follow unchanged. Written so that the compiler turns the
 //! inner loops into vector code: blocks of 64 elements of a size it knows, each element an integer that is halved until
-//! bytes are left, for which every processor has instructions. That runs at the speed of memory already, so there
-//! is no code here for particular processors.
+//! bytes are left, for which every processor has instructions. It is compiled for several kinds of processors, and the one at
+//! hand chooses when the program runs; all give the same bytes.
 
 use super::cpu::for_this_processor;
+use super::vector;
 
 const BLOCK: usize = 64;
 
 /// Shuffles `src` into `dst`, which has the same length (the shorter one decides otherwise).
 /// An `element_size` of 0 or 1 copies.
 pub fn shuffle(element_size: usize, src: &[u8], dst: &mut [u8]) {
+    if !vector::shuffle(element_size, src, dst) {
+        shuffle_portably(element_size, src, dst);
+    }
+}
+
+/// To be compiled for several kinds of processors.
+#[inline(always)]
+pub(super) fn shuffle_portably(element_size: usize, src: &[u8], dst: &mut [u8]) {
     let len = src.len().min(dst.len());
     let (src, dst) = (&src[..len], &mut dst[..len]);
     match element_size {
@@ -116,6 +125,7 @@ fn join_planes_here<const N: usize>(planes: [&[u8]; N], elements: &mut [[u8; N]]
     }
 }
 
+#[inline(always)]
 fn shuffle_sized<const N: usize>(src: &[u8], dst: &mut [u8]) {
     let (elements, rest) = src.as_chunks::<N>();
     let (planes, tail) = dst.split_at_mut(elements.len() * N);
@@ -219,7 +229,9 @@ mod tests {
         #[test]
         fn unshuffle_undoes_shuffle(size in 0usize..20, src in proptest::collection::vec(any::<u8>(), 0..3000)) {
             let (mut mid, mut back) = (vec![0; src.len()], vec![0; src.len()]);
+            shuffle_portably(size, &src, &mut back);
             shuffle(size, &src, &mut mid);
+            prop_assert_eq!(&mid, &back);
             unshuffle(size, &mid, &mut back);
             prop_assert_eq!(&back, &src);
             let count = src.len() / size.max(1);

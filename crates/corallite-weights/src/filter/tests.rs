@@ -472,6 +472,38 @@ fn no_kind_of_data_gets_larger_than_plain_zlib_makes_it() {
     }
 }
 
+/// A code is made of a sample. Here the sample is of one kind of bytes and what it skips of another: the code must be made
+/// again, of all bytes, and bytes that occur once have to have one.
+#[test]
+fn a_sample_that_misleads_costs_nothing_but_time() {
+    let (quiet, mut loud) = (noise(300_000), noise(300_000));
+    loud.iter_mut().for_each(|byte| *byte = byte.count_ones() as u8 * 20);
+    // The places where the first stretches of the sample are.
+    let is_sampled = |at: usize| (at / 256 + at / 1024) % 4 == at / 64 % 4;
+    let mut raw: Vec<u8> = (0..300_000).map(|at| if is_sampled(at) { quiet[at] % 5 + 100 } else { loud[at] }).collect();
+    raw[77_777] = 255;
+    let exact = |bytes: &[u8]| huffman::entropy_in_bits(&huffman::histogram(bytes), bytes.len()) as usize / 8;
+    for compression in [Compression::Planes, Compression::Zstd] {
+        let (mask, encoded) = round_trip(compression, 1, &raw, &mut Scratch::new());
+        assert_eq!(mask, 0);
+        assert!(encoded.len() < exact(&raw) * 102 / 100, "{compression}: {} for {}", encoded.len(), exact(&raw));
+    }
+}
+
+/// The frames of full tensors are ours: hdf5plugin reads them by this library.
+#[test]
+fn zstd_frames_of_full_tensors_are_as_small_as_planes() {
+    let raw = weights(262_144);
+    let [planes, zstd] =
+        [Compression::Planes, Compression::Zstd].map(|it| round_trip(it, 4, &raw, &mut Scratch::new()).1.len());
+    assert!(zstd < planes + planes / 500, "{zstd} against {planes}");
+    // Planes that are of one value take next to nothing.
+    let raw: Vec<u8> =
+        raw.as_chunks::<4>().0.iter().flat_map(|b| [b[0], b[1], b[2], 7, b[0] ^ b[1], b[3], b[1], b[2]]).collect();
+    let (_, encoded) = round_trip(Compression::Zstd, 8, &raw, &mut Scratch::new());
+    assert!(encoded.len() < raw.len() * 13 / 16, "{}", encoded.len());
+}
+
 /// Chunks as h5py 3 wrote them (`read_direct_chunk`).
 #[test]
 fn chunks_written_by_h5py_decode() {

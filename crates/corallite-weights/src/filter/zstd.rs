@@ -1,12 +1,14 @@
 //! HDF5 filter 32015: a zstd frame a chunk, as `hdf5plugin` registers it.
 //!
-//! On full tensors nothing repeats, so the search for matches is reduced to next to nothing and zstd becomes the Huffman
-//! coder that it is at heart. On chunks of other kinds it works as its first level does.
+//! On full tensors nothing repeats: [`super::zstd_frame`] writes them, and the library, with a search reduced to next to
+//! nothing, those that are too short for that. On chunks of other kinds it works as its first level does.
 
 use zstd_safe::{CCtx, CParameter, DCtx, ParamSwitch, ResetDirective, Strategy, compress_bound, get_error_name};
 
+use super::bits::Literals;
 use super::huffman::histogram;
 use super::repeats::{Repeats, telling_length};
+use super::zstd_frame;
 use crate::error::{Error, Result};
 
 /// The level recorded in files. Decoding does not need it.
@@ -28,6 +30,7 @@ pub(super) struct Zstd {
     decoder: Option<DCtx<'static>>,
     repeats: Repeats,
     sample: Vec<u8>,
+    literals: Literals,
 }
 
 /// How hard to look for matches.
@@ -43,6 +46,10 @@ impl Zstd {
     /// Replaces `out` by a frame, with its content size, of `src`, which consists of planes of `plane_len` bytes.
     pub(super) fn compress(&mut self, src: &[u8], plane_len: usize, out: &mut Vec<u8>) -> Result<()> {
         let search = self.search(src, plane_len);
+        if search == Search::Barely && src.len() >= zstd_frame::LEAST && u32::try_from(src.len()).is_ok() {
+            zstd_frame::compress(src, plane_len, &mut self.literals, out);
+            return Ok(());
+        }
         let encoder = match &mut self.encoder {
             Some((at, encoder)) if *at == search => encoder,
             slot => {

@@ -2,7 +2,7 @@
 //!
 //! Candidates are weights of the same shape and dtype in some other checkpoints, the last ones as a rule: first those of the same name, then, among
 //! all others, those whose *sketch* (some elements at fixed places) is nearest. A few samples of the tensor decide: they are
-//! encoded as they are, and as differences to each candidate, in both orders.
+//! encoded as they are, and as differences to each candidate.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -15,7 +15,7 @@ use super::attributes::DeltaOf;
 use super::geometry::Chunks;
 use super::stored::{Decoder, Stored, dataset_dims};
 use crate::checkpoint::{Checkpoint, CheckpointTensor};
-use crate::delta::{Difference, Order};
+use crate::delta::{Difference, Order, OrderChoice};
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::filter::{Compression, Scratch, encode_chunk};
@@ -116,10 +116,9 @@ impl<'a> Bases<'a> {
         let Some(others) = self.by_kind.get(&(dtype, shape.to_vec())) else { return Ok(None) };
         let Some(chunks) = Chunks::new(&dims, item) else { return Ok(None) };
         let samples = samples(&chunks);
-        let slice = |range: &Range<u64>| &data[range.start as usize..range.end as usize];
         let mut whole = 0;
-        for range in &samples {
-            whole += self.size(item, slice(range), workspace)?;
+        for part in samples.iter().flat_map(|sample| &sample.parts) {
+            whole += self.size(item, slice(data, part), workspace)?;
         }
         let mut best: Option<(usize, Order, Arc<Stored>)> = None;
         let is_good = |best: &Option<(usize, Order, Arc<Stored>)>| {
@@ -140,7 +139,8 @@ impl<'a> Bases<'a> {
         }
         let Some((size, order, base)) = best else { return Ok(None) };
         // What the samples say of the whole.
-        let sampled: u64 = samples.iter().map(|range| range.end - range.start).sum();
+        let parts = samples.iter().flat_map(|sample| &sample.parts);
+        let sampled: u64 = parts.map(|range| range.end - range.start).sum();
         let scale = data.len() as f64 / sampled as f64;
         let (size, whole) = (size as f64 * scale + OVERHEAD as f64, whole as f64 * scale);
         let Some(difference) = Difference::new(dtype, order).filter(|_| size < whole * WORTH) else { return Ok(None) };
@@ -155,7 +155,7 @@ impl<'a> Bases<'a> {
         key: &WeightHash,
         dtype: Dtype,
         item: u64,
-        samples: &[Range<u64>],
+        samples: &[Sample],
         data: &[u8],
         tried: &mut HashSet<WeightHash>,
         best: &mut Option<(usize, Order, Arc<Stored>)>,
@@ -174,34 +174,28 @@ impl<'a> Bases<'a> {
         if base.is_read_whole() || self.without.contains(&base.key) || !tried.insert(base.key.clone()) {
             return Ok(());
         }
-        let mut sizes = [(Order::Natural, 0), (Order::Exponent, 0)];
+        let Some(difference) = Difference::new(dtype, Order::Natural) else { return Ok(()) };
+        let (mut size, mut choice) = (0, OrderChoice::new(dtype));
         let mut elements = Vec::new();
-        for range in samples {
-            let weight = &data[range.start as usize..range.end as usize];
-            elements.resize(weight.len(), 0);
-            let read = base.read_part(self.transaction, range.clone(), &mut elements, &mut workspace.decoder);
+        for Sample { chunk, parts } in samples {
+            elements.resize((chunk.end - chunk.start) as usize, 0);
+            let read = base.read_part(self.transaction, chunk.clone(), &mut elements, &mut workspace.decoder);
             if unless_damaged(read)?.is_none() {
                 return Ok(());
             }
-            for (order, size) in &mut sizes {
-                let Some(difference) = Difference::new(dtype, *order) else {
-                    *size = usize::MAX;
-                    continue;
-                };
+            choice.look_at(slice(data, chunk), &elements)?;
+            for part in parts {
+                let base = slice(&elements, &(part.start - chunk.start..part.end - chunk.start));
                 let mut differences = std::mem::take(&mut workspace.differences);
-                differences.resize(weight.len(), 0);
-                difference.encode(weight, &elements, &mut differences)?;
-                *size += self.size(item, &differences, workspace)?;
+                differences.resize(base.len(), 0);
+                difference.encode(slice(data, part), base, &mut differences)?;
+                size += self.size(item, &differences, workspace)?;
                 workspace.differences = differences;
             }
         }
-        let base = Arc::new(base);
-        for (order, size) in sizes {
-            // The natural order reads faster.
-            let size = if order == Order::Exponent { size.saturating_add(size / 100) } else { size };
-            if best.as_ref().is_none_or(|(smallest, ..)| size < *smallest) {
-                *best = Some((size, order, Arc::clone(&base)));
-            }
+        let size = (size as f64 * choice.share()) as usize;
+        if best.as_ref().is_none_or(|(smallest, ..)| size < *smallest) {
+            *best = Some((size, choice.order(), Arc::new(base)));
         }
         Ok(())
     }
@@ -266,22 +260,29 @@ fn unless_damaged<T>(outcome: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Parts of some chunks, which all have to be decoded to read any of it.
-fn samples(chunks: &Chunks) -> Vec<Range<u64>> {
-    let count = chunks.count();
-    let places = if count <= 8 { vec![count / 2] } else { vec![count / 6, count / 2, count - 1 - count / 6] };
-    let mut samples = Vec::new();
-    for index in places {
-        let range = chunks.get(index).range;
-        if range.end - range.start <= 2 * SAMPLE {
-            samples.push(range);
+/// A chunk that is looked at, all of which has to be decoded to read any of it, and the parts of it that are encoded.
+struct Sample {
+    chunk: Range<u64>,
+    parts: Vec<Range<u64>>,
+}
+
+fn samples(chunks: &Chunks) -> Vec<Sample> {
+    let places = OrderChoice::places(chunks.count()).into_iter();
+    let samples = places.map(|index| {
+        let chunk = chunks.get(index).range;
+        let parts = if chunk.end - chunk.start <= 2 * SAMPLE {
+            vec![chunk.clone()]
         } else {
-            samples.push(range.start..range.start + SAMPLE);
             // Whole elements, whatever their size.
-            samples.push(range.end - SAMPLE..range.end);
-        }
-    }
-    samples
+            vec![chunk.start..chunk.start + SAMPLE, chunk.end - SAMPLE..chunk.end]
+        };
+        Sample { chunk, parts }
+    });
+    samples.collect()
+}
+
+fn slice<'a>(bytes: &'a [u8], range: &Range<u64>) -> &'a [u8] {
+    &bytes[range.start as usize..range.end as usize]
 }
 
 /// Where a tensor's sketch is taken: in the chunk that is sampled, too.
@@ -312,7 +313,8 @@ mod tests {
             for item in [1, 2, 4, 8] {
                 let chunks = Chunks::new(&shape, item).unwrap();
                 let length = shape.iter().product::<u64>() * item;
-                for range in samples(&chunks).into_iter().chain([sketch_place(&chunks)]) {
+                let parts = samples(&chunks).into_iter().flat_map(|sample| sample.parts);
+                for range in parts.chain([sketch_place(&chunks)]) {
                     assert!(range.start < range.end && range.end <= length);
                     assert!(range.start.is_multiple_of(item) && range.end.is_multiple_of(item));
                 }
