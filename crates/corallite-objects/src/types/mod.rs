@@ -29,6 +29,7 @@ use serde_json::Value;
 pub use password::verify as verify_password;
 #[cfg(feature = "sanitize")]
 pub use sanitize::sanitize;
+pub(crate) use time::order as time_order;
 
 /// What a property may hold.
 #[derive(Clone, Debug, PartialEq)]
