@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+pub mod conformance;
 pub mod error;
 pub mod key;
 pub mod types;
