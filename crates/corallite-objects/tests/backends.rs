@@ -2,12 +2,29 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::cell::Cell;
 use std::sync::Arc;
 
-use corallite_objects::backend::MemoryBackend;
+use corallite_objects::backend::{DirectoryBackend, MemoryBackend};
 use corallite_objects::conformance;
 
 #[test]
 fn the_memory_backend_passes_the_conformance_suite() -> Result<(), conformance::Failures> {
     conformance::run(&|| Ok(Arc::new(MemoryBackend::new()))).into_result()
+}
+
+#[test]
+fn the_directory_backend_passes_the_conformance_suite() -> Result<(), conformance::Failures> {
+    let folders = tempfile::tempdir().unwrap();
+    let next = Cell::new(0);
+    let place = || {
+        next.set(next.get() + 1);
+        folders.path().join(next.get().to_string())
+    };
+    conformance::run(&|| Ok(Arc::new(DirectoryBackend::open(place())?))).into_result()?;
+    conformance::run_reopened(&|| {
+        let place = place();
+        Box::new(move || Ok(Arc::new(DirectoryBackend::open(&place)?)))
+    })
+    .into_result()
 }

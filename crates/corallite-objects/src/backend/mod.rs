@@ -15,6 +15,7 @@
 //! # Ok::<(), corallite_objects::Error>(())
 //! ```
 
+mod directory;
 mod memory;
 mod watch;
 
@@ -26,6 +27,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
+pub use directory::DirectoryBackend;
 pub use memory::MemoryBackend;
 pub use watch::{Event, EventKind, Subscription, Watchers};
 
