@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use corallite_objects::backend::{DirectoryBackend, MemoryBackend};
+use corallite_objects::backend::{DbmBackend, DirectoryBackend, MemoryBackend};
 use corallite_objects::conformance;
 
 #[test]
@@ -25,6 +25,22 @@ fn the_directory_backend_passes_the_conformance_suite() -> Result<(), conformanc
     conformance::run_reopened(&|| {
         let place = place();
         Box::new(move || Ok(Arc::new(DirectoryBackend::open(&place)?)))
+    })
+    .into_result()
+}
+
+#[test]
+fn the_dbm_backend_passes_the_conformance_suite() -> Result<(), conformance::Failures> {
+    let folders = tempfile::tempdir().unwrap();
+    let next = Cell::new(0);
+    let place = || {
+        next.set(next.get() + 1);
+        folders.path().join(format!("{}.dbm", next.get()))
+    };
+    conformance::run(&|| Ok(Arc::new(DbmBackend::open(place())?))).into_result()?;
+    conformance::run_reopened(&|| {
+        let place = place();
+        Box::new(move || Ok(Arc::new(DbmBackend::open(&place)?)))
     })
     .into_result()
 }

@@ -15,6 +15,8 @@
 //! # Ok::<(), corallite_objects::Error>(())
 //! ```
 
+#[cfg(feature = "dbm")]
+mod dbm;
 mod directory;
 mod memory;
 mod watch;
@@ -27,6 +29,8 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
+#[cfg(feature = "dbm")]
+pub use dbm::DbmBackend;
 pub use directory::DirectoryBackend;
 pub use memory::MemoryBackend;
 pub use watch::{Event, EventKind, Subscription, Watchers};

@@ -256,7 +256,7 @@ impl Unsynced {
 }
 
 /// Brings the names in a folder to the disk.
-pub(super) fn sync_folder(folder: &Path) -> Result<()> {
+pub(in crate::backend) fn sync_folder(folder: &Path) -> Result<()> {
     match File::open(folder).and_then(|folder| folder.sync_all()) {
         // Removed: then its parent is synced too.
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("sync", folder.display(), error)),
@@ -265,7 +265,7 @@ pub(super) fn sync_folder(folder: &Path) -> Result<()> {
 }
 
 /// Creates a folder and those above it, for good.
-pub(super) fn create_folders(folder: &Path) -> Result<()> {
+pub(in crate::backend) fn create_folders(folder: &Path) -> Result<()> {
     if folder.is_dir() {
         return Ok(());
     }

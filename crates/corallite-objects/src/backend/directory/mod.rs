@@ -22,6 +22,8 @@ use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use self::disk::{Hidden, Staged, Unsynced};
+#[cfg(feature = "dbm")]
+pub(super) use self::disk::{create_folders, sync_folder};
 use self::list::{Entry, Listing};
 use self::name::Kind;
 use super::{Backend, Change, Durability, Entries, EventKind, Expect, Keys, Range, ReadStream, Watchers, WriteStream};
