@@ -19,6 +19,7 @@
 mod dbm;
 mod directory;
 mod memory;
+mod multi;
 mod watch;
 
 use std::fmt;
@@ -33,6 +34,7 @@ use crate::error::{Error, Result};
 pub use dbm::DbmBackend;
 pub use directory::DirectoryBackend;
 pub use memory::MemoryBackend;
+pub use multi::MultiBackend;
 pub use watch::{Event, EventKind, Subscription, Watchers};
 
 /// Keys, in order.
