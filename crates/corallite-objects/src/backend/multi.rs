@@ -181,13 +181,9 @@ fn is_same(mut own: Box<dyn ReadStream>, theirs: Option<Box<dyn ReadStream>>) ->
 
 /// Says of a failed mirror that it is behind.
 fn behind(mirror: &dyn Backend, result: Result<()>) -> Result<()> {
-    result.map_err(|error| match error {
-        Error::Closed { .. } => error,
-        error => {
-            let text =
-                format!("{error}; the first backend has it and this one is behind: resync() when that is repaired");
-            Error::backend("mirror to", mirror.location(), text)
-        }
+    result.map_err(|error| {
+        let text = format!("{error}; the first backend has it and this one is behind: resync() when that is repaired");
+        Error::backend("mirror to", mirror.location(), text)
     })
 }
 
