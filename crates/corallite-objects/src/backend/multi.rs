@@ -243,6 +243,13 @@ impl Backend for MultiBackend {
         Ok(was_there)
     }
 
+    fn rename_stream(&self, from: &str, to: &str, durability: Durability) -> Result<bool> {
+        let _writer = self.writer.lock();
+        let was_there = self.first.rename_stream(from, to, durability)?;
+        self.each_mirror(|mirror| mirror.rename_stream(from, to, durability).map(drop))?;
+        Ok(was_there)
+    }
+
     fn streams(&self, prefix: &str) -> Result<Keys<'_>> {
         self.first.streams(prefix)
     }

@@ -172,7 +172,9 @@ fn a_directory_without_the_right_to_write_can_be_read_and_says_what_it_lacks() {
     for file in ["lock", "open"] {
         set(&hidden.join(file), 0o444);
     }
-    [&hidden, &place.path().join("Account"), place.path()].map(|folder| set(folder, 0o555));
+    for folder in [&hidden, &place.path().join("Account"), place.path()] {
+        set(folder, 0o555);
+    }
     // Root may write everywhere.
     let is_root = fs::write(hidden.join("probe"), "").is_ok();
     if !is_root {
@@ -183,7 +185,9 @@ fn a_directory_without_the_right_to_write_can_be_read_and_says_what_it_lacks() {
         assert!(error.to_string().contains("ermission denied"), "{error}");
         assert_eq!(stream(&backend, "Account.1").unwrap(), b"stream");
     }
-    [place.path(), &place.path().join("Account"), &hidden].map(|folder| set(folder, 0o755));
+    for folder in [place.path(), &place.path().join("Account"), &hidden] {
+        set(folder, 0o755);
+    }
 }
 
 #[test]

@@ -130,7 +130,7 @@ const INCREMENTS: usize = 40;
 #[ignore = "is run by the others, in several processes at once"]
 fn incrementer() {
     let Some((kind, place)) = task() else { return };
-    let backend = open(&kind, &place).unwrap();
+    let backend = open(&kind, &place).unwrap_or_else(|error| panic!("{error}"));
     let mut done = 0;
     while done < INCREMENTS {
         let old = backend.get("A.counter").unwrap().unwrap();
@@ -215,7 +215,7 @@ fn where_there_is_no_space_an_error_says_so_and_the_old_values_stay() {
             .args(plain.get_args());
         limited.env("CORALLITE_CHILD", place.path()).env("CORALLITE_KIND", kind);
         let output = limited.output().unwrap();
-        assert!(output.status.success(), "{kind}: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.status.success(), "{kind}: {}", String::from_utf8_lossy(&output.stderr));
         let backend = open(kind, place.path()).unwrap();
         assert_eq!(backend.get("A.1").unwrap().unwrap(), b"new".as_slice());
         assert_eq!(stream(&*backend, "F.1").unwrap(), b"old");

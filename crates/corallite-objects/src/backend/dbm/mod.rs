@@ -41,7 +41,8 @@ const MOST_BUFFERED_BYTES: usize = 64 << 20;
 ///
 /// One process at a time can have it open. Whoever goes through keys, or reads a stream, sees what there was when they
 /// began; as long as they do, the space of what is removed is not used again. Damaged values are reported when they are
-/// read; that a damaged file misses some is noticed by [`DbmBackend::open_checked`].
+/// read; that a damaged file misses some is noticed by [`DbmBackend::open_checked`]. When the disk fails or is full, redb wants
+/// the file to be opened again.
 pub struct DbmBackend {
     path: PathBuf,
     database: RwLock<Option<Database>>,
@@ -123,7 +124,8 @@ impl DbmBackend {
             let value = match work(&transaction) {
                 Ok(value) => value,
                 Err(failure) => {
-                    transaction.abort()?;
+                    // Why it failed says more than that it cannot be undone, which it need not be on a failed disk.
+                    let _ = transaction.abort();
                     return Err(failure);
                 }
             };
@@ -304,6 +306,28 @@ impl Backend for DbmBackend {
         })?;
         removed.flatten().map_or(Ok(()), |id| stream::purge(self, id))?;
         Ok(removed.is_some())
+    }
+
+    fn rename_stream(&self, from: &str, to: &str, durability: Durability) -> Result<bool> {
+        key::check(to)?;
+        let work = |transaction: &WriteTransaction| {
+            let mut streams = transaction.open_table(STREAMS)?;
+            let Some(place) =
+                streams.remove(from.as_bytes())?.map(|found| Place::unseal(from.as_bytes(), found.value()))
+            else {
+                return Ok(None);
+            };
+            let place = place.ok_or_else(|| self.damaged(from.as_bytes()))?;
+            Ok(Some(stream::enter(transaction, &mut streams, to, place)?))
+        };
+        let renamed = self.commit("write into", durability, 0, work, |renamed| {
+            if renamed.is_some() {
+                self.watchers.happened(from, EventKind::Stream);
+                self.watchers.happened(to, EventKind::Stream);
+            }
+        })?;
+        renamed.flatten().map_or(Ok(()), |id| stream::purge(self, id))?;
+        Ok(renamed.is_some())
     }
 
     fn streams(&self, prefix: &str) -> Result<Keys<'_>> {

@@ -55,6 +55,18 @@ pub(super) fn release(transaction: &WriteTransaction, place: Place) -> std::resu
     Ok(Some(place.id))
 }
 
+/// Makes it the stream of a key. The number of the one before, if it still has chunks.
+pub(super) fn enter(
+    transaction: &WriteTransaction,
+    streams: &mut Table<'_, &'static [u8], &'static [u8]>,
+    key: &str,
+    place: Place,
+) -> std::result::Result<Option<u64>, Failure> {
+    let key = key.as_bytes();
+    let old = streams.insert(key, place.seal(key).as_slice())?.and_then(|old| Place::unseal(key, old.value()));
+    old.map_or(Ok(None), |old| release(transaction, old))
+}
+
 /// Removes some chunks of a stream; says whether those were the last.
 fn remove_some(chunks: &mut Table<'_, (u64, u64), &'static [u8]>, id: u64) -> std::result::Result<bool, Failure> {
     let found: std::result::Result<Vec<_>, redb::StorageError> =
@@ -162,7 +174,6 @@ impl Write for Writer<'_> {
 
 impl WriteStream for Writer<'_> {
     fn finish(mut self: Box<Self>, durability: Durability) -> Result<()> {
-        let key = self.key.as_bytes();
         let left = self.backend.commit(
             "write",
             durability,
@@ -173,10 +184,7 @@ impl WriteStream for Writer<'_> {
                     transaction.open_table(UNFINISHED)?.remove(id)?;
                 }
                 let place = Place { id, length: self.length };
-                let mut streams = transaction.open_table(STREAMS)?;
-                let old =
-                    streams.insert(key, place.seal(key).as_slice())?.and_then(|old| Place::unseal(key, old.value()));
-                old.map_or(Ok(None), |old| release(transaction, old))
+                enter(transaction, &mut transaction.open_table(STREAMS)?, &self.key, place)
             },
             |_| self.backend.watchers.happened(&self.key, EventKind::Stream),
         )?;

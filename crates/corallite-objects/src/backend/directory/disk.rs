@@ -146,10 +146,7 @@ pub(super) struct Staged {
 impl Staged {
     pub(super) fn place(mut self, path: &Path) -> Result<()> {
         let Some(temporary) = &self.temporary else { return Ok(()) };
-        fs::rename(temporary, path).map_err(|error| match error.kind() {
-            ErrorKind::IsADirectory => a_folder(path),
-            _ => Error::io("write", path.display(), error),
-        })?;
+        rename(temporary, path)?;
         self.temporary = None;
         Ok(())
     }
@@ -253,6 +250,14 @@ impl Unsynced {
     pub(super) fn forget_folders(&self) {
         self.folders.lock().clear();
     }
+}
+
+/// Gives a file another name, in the place of what has it.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(|error| match error.kind() {
+        ErrorKind::IsADirectory => a_folder(to),
+        _ => Error::io("write", to.display(), error),
+    })
 }
 
 /// Brings the names in a folder to the disk.

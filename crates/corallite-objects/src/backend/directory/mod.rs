@@ -309,6 +309,32 @@ impl Backend for DirectoryBackend {
         Ok(true)
     }
 
+    fn rename_stream(&self, from: &str, to: &str, durability: Durability) -> Result<bool> {
+        let _state = self.state()?;
+        let new = self.file(to, Kind::Stream)?;
+        let folder = new.parent().unwrap_or(Path::new("")).to_owned();
+        let locked = self.hidden()?.lock()?;
+        let Some(old) = name::file_of(from, Kind::Stream) else { return Ok(false) };
+        if !self.is_there(from, Kind::Stream)? {
+            return Ok(false);
+        }
+        self.check_links(&old)?;
+        let mut to_sync = self.unsynced.ensure_folder(&self.root, &folder)?;
+        let (old, path) = (self.root.join(old), self.root.join(new));
+        if durability == Durability::Durable {
+            // It may have been written without being synced.
+            let synced = File::open(&old).and_then(|file| file.sync_data());
+            synced.map_err(|error| Error::io("sync", old.display(), error))?;
+        }
+        disk::rename(&old, &path)?;
+        to_sync.extend(old.parent().map(Path::to_owned));
+        self.watchers.happened(from, EventKind::Stream);
+        self.watchers.happened(to, EventKind::Stream);
+        drop(locked);
+        self.keep(vec![path], &[folder], to_sync, durability)?;
+        Ok(true)
+    }
+
     fn streams(&self, prefix: &str) -> Result<Keys<'_>> {
         let _state = self.state()?;
         Ok(Box::new(Listing::new(self, &Range::prefix(prefix), Kind::Stream)?))
