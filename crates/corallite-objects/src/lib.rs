@@ -36,6 +36,7 @@
 
 pub mod backend;
 pub mod class;
+pub mod conformance;
 mod document;
 pub mod error;
 pub mod index;
@@ -49,7 +50,9 @@ mod save;
 pub mod storage;
 pub mod types;
 
-pub use backend::{Backend, BackendExt, Durability, MemoryBackend};
+#[cfg(feature = "dbm")]
+pub use backend::DbmBackend;
+pub use backend::{Backend, BackendExt, DirectoryBackend, Durability, MemoryBackend, MultiBackend};
 pub use class::{Class, OnRemove, Property, RelationType};
 pub use error::{Error, Result};
 pub use index::{Index, IndexView, Indexes, Indexing, Limits, ObjectIndexes, ObjectView, Order};

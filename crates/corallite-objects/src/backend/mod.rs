@@ -15,7 +15,11 @@
 //! # Ok::<(), corallite_objects::Error>(())
 //! ```
 
+#[cfg(feature = "dbm")]
+mod dbm;
+mod directory;
 mod memory;
+mod multi;
 mod watch;
 
 use std::fmt;
@@ -26,7 +30,11 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
+#[cfg(feature = "dbm")]
+pub use dbm::DbmBackend;
+pub use directory::DirectoryBackend;
 pub use memory::MemoryBackend;
+pub use multi::MultiBackend;
 pub use watch::{Event, EventKind, Subscription, Watchers};
 
 /// Keys, in order.

@@ -392,7 +392,7 @@ impl Keeper {
             return Err(Error::NotUnique {
                 class: collection.to_owned(),
                 index: index.to_owned(),
-                value: encode::decode(part).unwrap_or_default(),
+                value: Box::new(encode::decode(part).unwrap_or_default()),
                 key: key::of(collection, &text(entry)),
                 other: key::of(collection, &text(other)),
             });
@@ -432,7 +432,7 @@ impl Keeper {
         Ok(Some(Error::NotUnique {
             class: class.name().to_owned(),
             index: index.clone(),
-            value: encode::decode(part).unwrap_or_default(),
+            value: Box::new(encode::decode(part).unwrap_or_default()),
             key: class.key(&String::from_utf8_lossy(&entry.value)),
             other: class.key(&other),
         }))
