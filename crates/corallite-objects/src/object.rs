@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -26,6 +27,9 @@ pub(crate) struct Inner {
     class: Arc<Class>,
     oid: String,
     pub(crate) state: Mutex<State>,
+    /// Whether it is stored, as `state` says: known without waiting for a save that is under way.
+    pub(crate) is_stored: AtomicBool,
+    pub(crate) is_removed: AtomicBool,
 }
 
 pub(crate) struct State {
@@ -33,13 +37,14 @@ pub(crate) struct State {
     /// The document as it is stored, as far as this instance knows.
     pub(crate) stored: Option<Bytes>,
     pub(crate) is_dirty: bool,
-    pub(crate) is_removed: bool,
 }
 
 impl StoredObject {
     pub(crate) fn new(shared: &Arc<Shared>, class: &Arc<Class>, oid: &str, state: State) -> Self {
         let (shared, class) = (Arc::clone(shared), Arc::clone(class));
-        Self(Arc::new(Inner { shared, class, oid: oid.to_owned(), state: Mutex::new(state) }))
+        let is_stored = AtomicBool::new(state.stored.is_some());
+        let (state, is_removed) = (Mutex::new(state), AtomicBool::new(false));
+        Self(Arc::new(Inner { shared, class, oid: oid.to_owned(), state, is_stored, is_removed }))
     }
 
     /// Its id.
@@ -74,12 +79,12 @@ impl StoredObject {
 
     /// Whether it is stored, in this form or an older one.
     pub fn is_stored(&self) -> bool {
-        self.0.state.lock().stored.is_some()
+        self.0.is_stored.load(Ordering::Acquire)
     }
 
     /// Whether it was removed.
     pub fn is_removed(&self) -> bool {
-        self.0.state.lock().is_removed
+        self.0.is_removed.load(Ordering::Acquire)
     }
 
     /// A property's value; `None` where none is set, or there is no such property. Also [`StoredObject::get_property`].
@@ -290,7 +295,7 @@ impl StoredObject {
         }
         let _saving = shared.saving.read();
         let mut state = self.0.state.lock();
-        if state.is_removed {
+        if self.is_removed() {
             return Ok(());
         }
         if let Some(stored) = &state.stored {
@@ -309,9 +314,11 @@ impl StoredObject {
                 Err(error) => return Err(error),
             }
         }
-        state.is_removed = true;
         state.stored = None;
+        self.0.is_removed.store(true, Ordering::Release);
+        self.0.is_stored.store(false, Ordering::Release);
         drop(state);
+        shared.saved(&self.key());
         shared.forget(&self.key());
         Ok(())
     }
@@ -332,6 +339,7 @@ impl StoredObject {
         let Some(bytes) = shared.backend.get(&key)? else { return Err(Error::Absent { location: location(), key }) };
         state.document = Document::from_bytes(&self.0.class, &self.0.oid, &bytes, &location)?;
         state.stored = Some(bytes);
+        self.0.is_stored.store(true, Ordering::Release);
         state.is_dirty = false;
         Ok(())
     }

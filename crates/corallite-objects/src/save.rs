@@ -1,6 +1,7 @@
 //! Saving: objects and their indexes, in one batch.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -32,7 +33,7 @@ pub(crate) fn save(shared: &Shared, objects: &[StoredObject], durability: Durabi
     let mut prepared = Vec::with_capacity(objects.len());
     for object in objects {
         let state = object.0.state.lock();
-        if state.is_removed {
+        if object.is_removed() {
             return Err(Error::Usage(format!("{} was removed, and cannot be saved", object.key())));
         }
         if !state.is_dirty {
@@ -67,8 +68,10 @@ pub(crate) fn save(shared: &Shared, objects: &[StoredObject], durability: Durabi
     drop(changes);
     let count = prepared.len();
     for mut one in prepared {
+        shared.saved(&one.key);
         one.state.document.revision = one.document.revision;
         one.state.stored = Some(one.bytes);
+        one.object.0.is_stored.store(true, Ordering::Release);
         one.state.is_dirty = false;
     }
     Ok(count)

@@ -1,6 +1,7 @@
 //! Objects of registered classes in a backend.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -15,6 +16,9 @@ use crate::key;
 use crate::object::{Inner, State, StoredObject};
 use crate::raw::{RawStorage, RawView};
 use crate::reference::Reference;
+
+/// Parts of the keys that saves are counted for.
+const PARTS: usize = 64;
 
 /// Instances kept track of before those that nobody uses any more are forgotten.
 const FORGET_FROM: usize = 1024;
@@ -48,6 +52,8 @@ pub(crate) struct Shared {
     classes: RwLock<BTreeMap<String, Arc<Class>>>,
     /// The instances that somebody uses, by key: one for each object.
     live: Mutex<Live>,
+    /// How many saves and removals there were, by part of the keys.
+    saves: [AtomicU64; PARTS],
     /// Held for writing by what must not be overtaken by a save: rebuilding, and removing what others refer to.
     pub(crate) saving: RwLock<()>,
     pub(crate) keeper: OnceLock<Arc<Keeper>>,
@@ -71,6 +77,7 @@ impl ObjectStorage {
             backend,
             classes: RwLock::default(),
             live,
+            saves: std::array::from_fn(|_| AtomicU64::new(0)),
             saving: RwLock::new(()),
             keeper: OnceLock::new(),
             raw: OnceLock::new(),
@@ -164,7 +171,7 @@ impl ObjectStorage {
             }
         }
         document.updates.insert("oid".to_owned(), crate::document::now());
-        let state = State { document, stored: None, is_dirty: true, is_removed: false };
+        let state = State { document, stored: None, is_dirty: true };
         let object = StoredObject::new(&self.shared, &class, oid, state);
         object.update(properties)?;
         self.shared.live.lock().enter(&class.key(oid), &object);
@@ -225,6 +232,7 @@ impl ObjectStorage {
     /// As [`ObjectStorage::get`].
     pub fn all(&self, class: &str) -> Result<impl Iterator<Item = Result<StoredObject>>> {
         let class = self.shared.class(class)?;
+        let saves = self.shared.all_saves();
         let entries = self.shared.backend.entries_in(&Range::prefix(&key::prefix(class.collection())))?;
         Ok(entries.filter_map(move |entry| {
             let (key, bytes) = match entry {
@@ -232,7 +240,14 @@ impl ObjectStorage {
                 Err(error) => return Some(Err(error)),
             };
             let (_, oid) = key::split(&key)?;
-            Some(self.shared.enter_stored(&class, oid, &key, bytes))
+            let before = self.shared.saves_of(&key).load(Ordering::Acquire);
+            if self.shared.all_saves() != saves {
+                return self.shared.load(&class, oid).transpose();
+            }
+            match self.shared.enter_stored(&class, oid, &key, bytes, before) {
+                Ok(None) => self.shared.load(&class, oid).transpose(),
+                found => found.transpose(),
+            }
         }))
     }
 
@@ -422,30 +437,56 @@ impl Shared {
         if let Some(object) = live.filter(StoredObject::is_stored) {
             return Ok(Some(object));
         }
-        let Some(bytes) = self.backend.get(&key)? else { return Ok(None) };
-        self.enter_stored(class, oid, &key, bytes).map(Some)
+        loop {
+            let saves = self.saves_of(&key).load(Ordering::Acquire);
+            let Some(bytes) = self.backend.get(&key)? else { return Ok(None) };
+            if let Some(object) = self.enter_stored(class, oid, &key, bytes, saves)? {
+                return Ok(Some(object));
+            }
+        }
     }
 
+    /// Counts what makes documents old that were read before.
+    fn saves_of(&self, key: &str) -> &AtomicU64 {
+        let hash = key.bytes().fold(0_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(byte)));
+        &self.saves[hash % PARTS]
+    }
+
+    /// Notes that an object was saved or removed. Its instance is still there.
+    pub(crate) fn saved(&self, key: &str) {
+        self.saves_of(key).fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn all_saves(&self) -> u64 {
+        self.saves.iter().map(|saves| saves.load(Ordering::Acquire)).sum()
+    }
+
+    /// The instance of a stored document, which was read when there had been so many saves of its part of the keys. `None`
+    /// when there were more since, and nobody has an instance: the document may be old.
     fn enter_stored(
         self: &Arc<Self>,
         class: &Arc<Class>,
         oid: &str,
         key: &str,
         bytes: bytes::Bytes,
-    ) -> Result<StoredObject> {
+        saves: u64,
+    ) -> Result<Option<StoredObject>> {
         let live = self.live.lock().get(key);
         if let Some(object) = live.filter(StoredObject::is_stored) {
-            return Ok(object);
+            return Ok(Some(object));
         }
         let document = Document::from_bytes(class, oid, &bytes, &|| self.backend.location())?;
-        let state = State { document, stored: Some(bytes), is_dirty: false, is_removed: false };
+        let state = State { document, stored: Some(bytes), is_dirty: false };
         let object = StoredObject::new(self, class, oid, state);
         let mut live = self.live.lock();
+        if self.saves_of(key).load(Ordering::Acquire) != saves {
+            return Ok(live.get(key).filter(StoredObject::is_stored));
+        }
         // An instance that was made and never saved gives way to the stored one.
         if live.get(key).is_some_and(|other| !other.is_stored()) {
             live.by_key.remove(key);
         }
-        Ok(live.enter(key, &object))
+        Ok(Some(live.enter(key, &object)))
     }
 
     pub(crate) fn forget(&self, key: &str) {

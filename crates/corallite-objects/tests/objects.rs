@@ -216,15 +216,15 @@ fn relations_keep_their_order_and_hold_no_duplicates() -> Outcome {
     assert_eq!(related.get(1, Some(1), true)?[0].object(), Some(&objects[1]));
     assert!(related.has_oid("4") && !related.has(&objects[2]));
     assert!(related.remove(&objects[3])? && !related.remove(&objects[3])?);
-    assert!(related.add(&Reference::new("Account", "x")).is_err());
+    assert!(related.add(Reference::new("Account", "x")).is_err());
     objects[0].save()?;
     objects[4].remove()?;
     assert!(matches!(related.list().nth(1), Some(Err(Error::Dangling { .. }))));
     related.clear();
     assert!(related.is_empty() && related.one(0)?.is_none());
     let author = objects[0].relation("author")?;
-    author.add(&Reference::new("Account", "a"))?;
-    author.add(&Reference::new("Account", "b"))?;
+    author.add(Reference::new("Account", "a"))?;
+    author.add(Reference::new("Account", "b"))?;
     assert_eq!(oids(&author), ["b"]);
     assert!(author.set([Reference::new("Account", "a"), Reference::new("Account", "b")]).is_err());
     Ok(())
@@ -561,7 +561,7 @@ fn relations_lead_to_files_and_to_weights() -> Outcome {
     card.save()?;
     let model = storage.create("Model", json!({}))?;
     model.relation("files")?.add(&card)?;
-    model.relation("weights")?.add(&Reference::new("weight", "00ff"))?;
+    model.relation("weights")?.add(Reference::new("weight", "00ff"))?;
     model.save()?;
     let found = model.relation("files")?.one(0)?.ok_or("none")?;
     assert_eq!(found.raw().ok_or("no file")?.load_data()?, b"# card");
