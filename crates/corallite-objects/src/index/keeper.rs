@@ -1,0 +1,468 @@
+//! Keeping indexes in step with their objects.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::encode::{self, index_prefix};
+use super::view::ObjectIndexes;
+use super::{Index, ObjectView};
+use crate::backend::{Backend, Change, Durability, Expect, Range};
+use crate::class::Class;
+use crate::document::Document;
+use crate::error::{Error, Result};
+use crate::key;
+use crate::storage::{ObjectStorage, Shared};
+
+/// Where it is written whether the indexes are whole.
+const STATE: &str = "@indexes";
+
+/// Entries written at a time when an index is built.
+const BUILD_BATCH: usize = 20_000;
+
+/// What a crash can have left of indexes that are in another backend than their objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+enum State {
+    /// Nothing: they are whole.
+    Clean,
+    /// Entries too many, which answers leave out.
+    Extra,
+    /// Entries too few: they are built again.
+    Partial,
+}
+
+impl State {
+    const ALL: [Self; 3] = [Self::Clean, Self::Extra, Self::Partial];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Extra => "extra",
+            Self::Partial => "partial",
+        }
+    }
+}
+
+/// The indexes of a storage's classes; see [the module](super).
+///
+/// ```
+/// use std::sync::Arc;
+/// use corallite_objects::{Class, Indexes, Indexing, MemoryBackend, ObjectStorage, Type};
+/// use serde_json::json;
+///
+/// let storage = ObjectStorage::new(Arc::new(MemoryBackend::new()));
+/// storage.register(Class::new("Run").property("name", Type::Line).index("name", Indexing::Normalize))?;
+/// let indexes = Indexes::attach(&storage, Arc::new(MemoryBackend::new()))?;
+/// storage.create("Run", json!({"name": "Base Line"}))?.save()?;
+/// let by_name = indexes.of("Run")?.by("name")?;
+/// assert_eq!(by_name.one("  base LINE", 0)?.map(|run| run.get("name")), Some(Some(json!("Base Line"))));
+/// # Ok::<(), corallite_objects::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Indexes {
+    storage: ObjectStorage,
+    keeper: Arc<Keeper>,
+}
+
+impl Indexes {
+    /// Keeps the indexes of all classes of a storage, those registered later included, in a backend: that of the storage
+    /// itself, or another one. Builds what is not there, or not whole after a crash; [`Indexes::warnings`] says so.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] when the storage has indexes already, and what the backends report.
+    pub fn attach(storage: &ObjectStorage, backend: Arc<dyn Backend>) -> Result<Self> {
+        let is_shared = std::ptr::addr_eq(Arc::as_ptr(&backend), Arc::as_ptr(&storage.shared.backend));
+        let keeper = Arc::new(Keeper {
+            is_shared,
+            state: AtomicU8::new(State::Clean as u8),
+            verifies: AtomicBool::new(false),
+            warnings: Mutex::default(),
+            backend,
+        });
+        keeper.open()?;
+        {
+            let _alone = storage.shared.saving.write();
+            for class in storage.shared.classes() {
+                keeper.register(&storage.shared, &class)?;
+            }
+            storage
+                .shared
+                .keeper
+                .set(Arc::clone(&keeper))
+                .map_err(|_| Error::Usage("the storage has indexes already; attach them once".to_owned()))?;
+        }
+        Ok(Self { storage: storage.clone(), keeper })
+    }
+
+    /// The indexes of a class.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`].
+    pub fn of(&self, class: &str) -> Result<ObjectIndexes> {
+        let class = self.storage.shared.class(class)?;
+        Ok(ObjectIndexes { shared: Arc::clone(&self.storage.shared), keeper: Arc::clone(&self.keeper), class })
+    }
+
+    /// What was found wrong when the indexes were opened, and what was done about it.
+    pub fn warnings(&self) -> Vec<String> {
+        self.keeper.warnings.lock().clone()
+    }
+
+    /// Builds all indexes again; with `sync`, they are on the disk when it returns. Saves wait meanwhile. Returns how many
+    /// entries there are.
+    ///
+    /// # Errors
+    ///
+    /// What the backends report, and the first damaged object.
+    pub fn rebuild(&self, sync: bool) -> Result<u64> {
+        let shared = &self.storage.shared;
+        let _alone = shared.saving.write();
+        let mut entries = 0;
+        for class in shared.classes() {
+            for (name, index) in &class.indexes {
+                entries += self.keeper.build(shared, &class, name, index)?;
+            }
+        }
+        self.keeper.verifies.store(false, Ordering::Release);
+        if sync {
+            self.keeper.settle(State::Clean)?;
+            self.keeper.backend.sync()?;
+        }
+        Ok(entries)
+    }
+
+    /// Brings objects and indexes to the disk.
+    ///
+    /// # Errors
+    ///
+    /// What the backends report.
+    pub fn sync(&self) -> Result<()> {
+        self.storage.sync()
+    }
+}
+
+/// One change of an index.
+#[derive(Debug)]
+struct Entry {
+    key: String,
+    value: Vec<u8>,
+}
+
+/// What the save or removal of an object changes.
+#[derive(Debug, Default)]
+pub(crate) struct Difference {
+    added: Vec<Entry>,
+    removed: Vec<Entry>,
+    /// Values of unique indexes: the index, the value's part, and the claim.
+    claimed: Vec<(String, String, Entry)>,
+    released: Vec<Entry>,
+}
+
+impl Difference {
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.added.extend(other.added);
+        self.removed.extend(other.removed);
+        self.claimed.extend(other.claimed);
+        self.released.extend(other.released);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.claimed.is_empty() && self.released.is_empty()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    pub(super) backend: Arc<dyn Backend>,
+    /// Whether the objects are in the same backend.
+    pub(crate) is_shared: bool,
+    /// What is written under [`STATE`].
+    state: AtomicU8,
+    /// Whether there may be entries of values that an object no longer has.
+    verifies: AtomicBool,
+    warnings: Mutex<Vec<String>>,
+}
+
+fn claim_key(collection: &str, index: &str, part: &str) -> String {
+    format!("@unique\0{collection}\0{index}\0{part}")
+}
+
+fn definition_key(collection: &str, index: &str) -> String {
+    format!("@indexed\0{collection}\0{index}")
+}
+
+impl Keeper {
+    fn open(&self) -> Result<()> {
+        if self.is_shared && self.backend.is_atomic() {
+            return Ok(());
+        }
+        let found = self.backend.get(STATE)?;
+        let name = found.as_deref().and_then(|value| serde_json::from_slice::<Value>(value).ok());
+        let name = name.as_ref().and_then(|value| value["state"].as_str());
+        let state = match &found {
+            None => State::Clean,
+            // What cannot be read says nothing good.
+            Some(_) => State::ALL.into_iter().find(|state| name == Some(state.name())).unwrap_or(State::Partial),
+        };
+        self.state.store(state as u8, Ordering::Release);
+        self.verifies.store(state != State::Clean, Ordering::Release);
+        Ok(())
+    }
+
+    fn warn(&self, warning: String) {
+        self.warnings.lock().push(warning);
+    }
+
+    /// Whether answers have to be compared with the objects.
+    pub(super) fn verifies(&self) -> bool {
+        self.verifies.load(Ordering::Acquire)
+    }
+
+    /// Builds the indexes of a class that are not there, were declared otherwise, or are not whole. Nobody saves meanwhile.
+    pub(crate) fn register(&self, shared: &Shared, class: &Class) -> Result<()> {
+        let state = self.state.load(Ordering::Acquire);
+        for (name, index) in &class.indexes {
+            // A value too many in a unique index would keep others from having it.
+            let is_partial = state == State::Partial as u8 || state == State::Extra as u8 && index.is_unique();
+            let definition = index.definition(class.version());
+            let found = self.backend.get(&definition_key(class.collection(), name))?;
+            let found: Option<Value> = found.and_then(|value| serde_json::from_slice(&value).ok());
+            let is_this = found.as_ref().is_some_and(|found| found["definition"] == definition.as_str());
+            if is_this && !is_partial {
+                continue;
+            }
+            let entries = self.build(shared, class, name, index)?;
+            let why = match found {
+                Some(_) if is_this => "was not whole after a crash",
+                Some(_) => "was declared otherwise",
+                None if entries > 0 => "was not there",
+                None => continue,
+            };
+            self.warn(format!("the index {}.by.{name} {why} and was built again: {entries} entries", class.name()));
+        }
+        Ok(())
+    }
+
+    /// Builds one index from the objects.
+    fn build(&self, shared: &Shared, class: &Class, name: &str, index: &Index) -> Result<u64> {
+        let definition_key = definition_key(class.collection(), name);
+        let done = json!({ "definition": index.definition(class.version()) }).to_string();
+        // It counts as not there until it is.
+        let remove = Change { key: &definition_key, value: None, expect: Expect::Anything };
+        self.backend.write(&[remove], Durability::Durable)?;
+        let prefix = index_prefix(class.collection(), name);
+        self.remove_all(&Range::prefix(&prefix))?;
+        self.remove_all(&Range::prefix(&claim_key(class.collection(), name, "")))?;
+
+        let mut entries = Vec::with_capacity(BUILD_BATCH + 64);
+        let mut count = 0;
+        for found in shared.backend.entries_in(&Range::prefix(&key::prefix(class.collection())))? {
+            let (key, bytes) = found?;
+            let Some((_, oid)) = key::split(&key) else { continue };
+            // A damaged object is in no index; whoever asks for it is told.
+            let document = match Document::from_bytes(class, oid, &bytes, &|| shared.backend.location()) {
+                Ok(document) => document,
+                Err(error) => {
+                    self.warn(format!("left out of {}.by.{name}: {error}", class.name()));
+                    continue;
+                }
+            };
+            for part in index.keys(ObjectView { oid, document: &document }) {
+                let (entry, value) = encode::entry(&prefix, &part, oid);
+                entries.push((entry, value.to_vec()));
+                if index.is_unique() {
+                    entries.push((claim_key(class.collection(), name, &part), oid.as_bytes().to_vec()));
+                }
+                count += 1;
+            }
+            if entries.len() >= BUILD_BATCH {
+                self.put_all(&mut entries)?;
+            }
+        }
+        self.put_all(&mut entries)?;
+        let built = Change { key: &definition_key, value: Some(done.as_bytes()), expect: Expect::Anything };
+        self.backend.write(&[built], Durability::Durable)?;
+        Ok(count)
+    }
+
+    fn put_all(&self, entries: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
+        // In order, a tree is filled page by page.
+        entries.sort_unstable();
+        let changes: Vec<Change<'_>> =
+            entries.iter().map(|(key, value)| Change { key, value: Some(value), expect: Expect::Anything }).collect();
+        self.backend.write(&changes, Durability::Buffered)?;
+        entries.clear();
+        Ok(())
+    }
+
+    fn remove_all(&self, range: &Range) -> Result<()> {
+        loop {
+            let keys: Vec<String> = self.backend.keys_in(range)?.take(BUILD_BATCH).collect::<Result<_>>()?;
+            if keys.is_empty() {
+                return Ok(());
+            }
+            let changes: Vec<Change<'_>> =
+                keys.iter().map(|key| Change { key, value: None, expect: Expect::Anything }).collect();
+            self.backend.write(&changes, Durability::Buffered)?;
+        }
+    }
+
+    /// What becomes of the indexes of an object when one document takes the place of another.
+    pub(crate) fn difference(
+        &self,
+        class: &Class,
+        oid: &str,
+        old: Option<&Document>,
+        new: Option<&Document>,
+    ) -> Difference {
+        let mut difference = Difference::default();
+        for (name, index) in &class.indexes {
+            let keys = |document: Option<&Document>| -> BTreeSet<String> {
+                document
+                    .map(|document| index.keys(ObjectView { oid, document }).into_iter().collect())
+                    .unwrap_or_default()
+            };
+            let (before, after) = (keys(old), keys(new));
+            let prefix = index_prefix(class.collection(), name);
+            let entry = |part: &String| {
+                let (key, value) = encode::entry(&prefix, part, oid);
+                Entry { key, value: value.to_vec() }
+            };
+            let claim = |part: &String| Entry {
+                key: claim_key(class.collection(), name, part),
+                value: oid.as_bytes().to_vec(),
+            };
+            difference.added.extend(after.difference(&before).map(entry));
+            difference.removed.extend(before.difference(&after).map(entry));
+            if index.is_unique() {
+                let claims = after.difference(&before).map(|part| (name.clone(), part.clone(), claim(part)));
+                difference.claimed.extend(claims);
+                difference.released.extend(before.difference(&after).map(claim));
+            }
+        }
+        difference
+    }
+
+    /// The changes that come before that of the object, and those after it.
+    fn changes<'a>(difference: &'a Difference) -> (Vec<Change<'a>>, Vec<Change<'a>>) {
+        let put = |entry: &'a Entry, expect| Change { key: &entry.key, value: Some(&entry.value), expect };
+        let take = |entry: &'a Entry| Change { key: &entry.key, value: None, expect: Expect::Anything };
+        let released: HashMap<&str, &Entry> =
+            difference.released.iter().map(|entry| (entry.key.as_str(), entry)).collect();
+        let mut claimed = HashSet::with_capacity(difference.claimed.len());
+        let mut before = Vec::with_capacity(difference.claimed.len() + difference.added.len());
+        for (_, _, entry) in &difference.claimed {
+            claimed.insert(entry.key.as_str());
+            // A value may go from one object to another in one batch.
+            let old = released.get(entry.key.as_str());
+            before.push(put(entry, old.map_or(Expect::Absent, |old| Expect::Value(&old.value))));
+        }
+        before.extend(difference.added.iter().map(|entry| put(entry, Expect::Anything)));
+        let released = difference.released.iter().filter(|entry| !claimed.contains(entry.key.as_str()));
+        let after = difference.removed.iter().chain(released).map(take);
+        (before, after.collect())
+    }
+
+    /// Two objects of one batch that claim the same value of a unique index.
+    fn twice(difference: &Difference) -> Option<(&str, &str, &Entry, &Entry)> {
+        let mut seen: HashMap<&str, &Entry> = HashMap::with_capacity(difference.claimed.len());
+        difference.claimed.iter().find_map(|(index, part, entry)| {
+            seen.insert(&entry.key, entry).map(|other| (index.as_str(), part.as_str(), entry, other))
+        })
+    }
+
+    /// Writes objects, and what that does to their indexes.
+    pub(crate) fn write(
+        &self,
+        shared: &Shared,
+        objects: &[Change<'_>],
+        difference: &Difference,
+        durability: Durability,
+    ) -> Result<()> {
+        if let Some((index, part, entry, other)) = Self::twice(difference) {
+            let text = |entry: &Entry| String::from_utf8_lossy(&entry.value).into_owned();
+            // The collection is the second part of the key.
+            let collection = entry.key.split('\0').nth(1).unwrap_or_default();
+            return Err(Error::NotUnique {
+                class: collection.to_owned(),
+                index: index.to_owned(),
+                value: Box::new(encode::decode(part).unwrap_or_default()),
+                key: key::of(collection, &text(entry)),
+                other: key::of(collection, &text(other)),
+            });
+        }
+        let (before, after) = Self::changes(difference);
+        if self.is_shared {
+            if !self.backend.is_atomic() && !difference.is_empty() {
+                self.note(durability)?;
+            }
+            let all = [before.as_slice(), objects, after.as_slice()].concat();
+            return self.backend.write(&all, durability);
+        }
+        if difference.is_empty() {
+            return shared.backend.write(objects, durability);
+        }
+        self.note(durability)?;
+        self.backend.write(&before, durability)?;
+        if let Err(error) = shared.backend.write(objects, durability) {
+            // What was added is an answer too many until it is taken back, and left out if that fails too.
+            let undo: Vec<Change<'_>> =
+                before.iter().map(|change| Change { value: None, expect: Expect::Anything, ..*change }).collect();
+            if self.backend.write(&undo, Durability::Buffered).is_err() {
+                self.verifies.store(true, Ordering::Release);
+            }
+            return Err(error);
+        }
+        self.backend.write(&after, Durability::Buffered)
+    }
+
+    /// Who has a value of a unique index that an object was refused.
+    pub(crate) fn owner(&self, class: &Class, difference: &Difference, key: &str) -> Result<Option<Error>> {
+        let Some((index, part, entry)) = difference.claimed.iter().find(|(_, _, entry)| entry.key == key) else {
+            return Ok(None);
+        };
+        let other = self.backend.get(&entry.key)?.unwrap_or_default();
+        let other = String::from_utf8_lossy(&other).into_owned();
+        Ok(Some(Error::NotUnique {
+            class: class.name().to_owned(),
+            index: index.clone(),
+            value: Box::new(encode::decode(part).unwrap_or_default()),
+            key: class.key(&String::from_utf8_lossy(&entry.value)),
+            other: class.key(&other),
+        }))
+    }
+
+    /// Writes down, before the first write since they were whole, what a crash may leave.
+    fn note(&self, durability: Durability) -> Result<()> {
+        let wanted = match durability {
+            Durability::Durable => State::Extra,
+            Durability::Buffered => State::Partial,
+        };
+        if self.state.load(Ordering::Acquire) >= wanted as u8 { Ok(()) } else { self.settle(wanted) }
+    }
+
+    fn settle(&self, state: State) -> Result<()> {
+        if self.is_shared && self.backend.is_atomic() || self.state.load(Ordering::Acquire) == state as u8 {
+            return Ok(());
+        }
+        let value = json!({ "state": state.name() }).to_string();
+        let change = Change { key: STATE, value: Some(value.as_bytes()), expect: Expect::Anything };
+        self.backend.write(&[change], Durability::Durable)?;
+        self.state.store(state as u8, Ordering::Release);
+        Ok(())
+    }
+
+    /// Brings everything to the disk, indexes first. Afterwards they are whole, unless they were not before.
+    pub(crate) fn sync(&self, shared: &Shared) -> Result<()> {
+        let _alone = shared.saving.write();
+        self.backend.sync()?;
+        shared.backend.sync()?;
+        if self.verifies() { self.settle(State::Extra) } else { self.settle(State::Clean) }
+    }
+}

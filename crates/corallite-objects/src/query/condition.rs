@@ -1,0 +1,129 @@
+//! What a condition says, and whether it is true of an object.
+
+use std::cmp::Ordering;
+
+use serde_json::Value;
+
+use super::compare_as;
+use crate::class::Class;
+use crate::error::{Error, Result};
+use crate::index::ObjectView;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Condition {
+    True,
+    And(Vec<Condition>),
+    Or(Vec<Condition>),
+    Not(Box<Condition>),
+    Compare(Comparison),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Comparison {
+    pub(super) name: String,
+    /// The fields of the property's value, outermost first.
+    pub(super) fields: Vec<String>,
+    pub(super) operator: Operator,
+    pub(super) values: Vec<Value>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operator {
+    Equal,
+    Less,
+    AtMost,
+    Greater,
+    AtLeast,
+    Contains,
+    In,
+    IsNull,
+    IsTrue,
+}
+
+impl Condition {
+    /// Whether the class has all that it names.
+    pub(super) fn check(&self, class: &Class) -> Result<()> {
+        match self {
+            Self::True => Ok(()),
+            Self::And(all) | Self::Or(all) => all.iter().try_for_each(|one| one.check(class)),
+            Self::Not(one) => one.check(class),
+            Self::Compare(Comparison { name, .. }) => {
+                if class.has(name) || class.is_open || matches!(name.as_str(), "oid" | "updated") {
+                    return Ok(());
+                }
+                let known = class.properties().keys().chain(class.relations().keys()).map(String::as_str);
+                Err(Error::unknown(class.name(), "property", name, known.chain(["oid", "updated"])))
+            }
+        }
+    }
+
+    pub(super) fn is_true(&self, class: &Class, view: ObjectView<'_>) -> bool {
+        match self {
+            Self::True => true,
+            Self::And(all) => all.iter().all(|one| one.is_true(class, view)),
+            Self::Or(all) => all.iter().any(|one| one.is_true(class, view)),
+            Self::Not(one) => !one.is_true(class, view),
+            Self::Compare(comparison) => comparison.is_true(class, view),
+        }
+    }
+}
+
+/// The values that a name has in an object: of a list its items.
+pub(super) fn values_of(view: ObjectView<'_>, name: &str) -> Vec<Value> {
+    if let Some(value) = view.get(name) {
+        return match value {
+            Value::Array(items) => items.clone(),
+            value => vec![value.clone()],
+        };
+    }
+    match name {
+        "oid" => vec![view.oid().into()],
+        "updated" => view.update_time("oid").map(Value::from).into_iter().collect(),
+        _ => view.targets(name).iter().map(|target| target.oid.clone().into()).collect(),
+    }
+}
+
+fn within<'a>(values: Vec<&'a Value>, field: &str) -> Vec<&'a Value> {
+    let found = values.into_iter().filter_map(|value| value.get(field));
+    found
+        .flat_map(|value| match value {
+            Value::Array(items) => items.iter().collect(),
+            value => vec![value],
+        })
+        .collect()
+}
+
+impl Comparison {
+    fn is_true(&self, class: &Class, view: ObjectView<'_>) -> bool {
+        let values = values_of(view, &self.name);
+        let values = self.fields.iter().fold(values.iter().collect(), |values, field| within(values, field));
+        match self.operator {
+            Operator::IsNull => values.iter().all(|value| value.is_null()),
+            Operator::IsTrue => values.contains(&&Value::Bool(true)),
+            _ => values.iter().any(|value| self.values.iter().any(|wanted| self.holds(class, value, wanted))),
+        }
+    }
+
+    fn holds(&self, class: &Class, value: &Value, wanted: &Value) -> bool {
+        if let (Operator::Contains, Some(value), Some(wanted)) = (self.operator, value.as_str(), wanted.as_str()) {
+            return value.to_lowercase().contains(&wanted.to_lowercase());
+        }
+        let is_alike = std::mem::discriminant(value) == std::mem::discriminant(wanted);
+        if !is_alike {
+            return false;
+        }
+        let order = if self.fields.is_empty() {
+            compare_as(class, &self.name, value, wanted)
+        } else {
+            crate::types::compare(value, wanted)
+        };
+        match self.operator {
+            Operator::Equal | Operator::In => order == Ordering::Equal,
+            Operator::Less => order == Ordering::Less,
+            Operator::AtMost => order != Ordering::Greater,
+            Operator::Greater => order == Ordering::Greater,
+            Operator::AtLeast => order != Ordering::Less,
+            Operator::Contains | Operator::IsNull | Operator::IsTrue => false,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Saving: objects and their indexes, in one batch.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::backend::{Change, Durability};
+use crate::class::Class;
+use crate::document::Document;
+use crate::error::{Error, Result};
+use crate::index::Difference;
+use crate::object::{State, StoredObject};
+use crate::storage::{Shared, expectation};
+
+/// What is written for one object.
+struct Prepared<'a> {
+    object: &'a StoredObject,
+    state: parking_lot::MutexGuard<'a, State>,
+    key: String,
+    document: Document,
+    bytes: Bytes,
+}
+
+/// Saves those of the objects that were changed; says how many. Nobody else saves one of them meanwhile.
+pub(crate) fn save(shared: &Shared, objects: &[StoredObject], durability: Durability) -> Result<usize> {
+    // In one order, so that two threads that save the same objects do not wait for each other.
+    let mut objects: Vec<&StoredObject> = objects.iter().collect();
+    objects.sort_by_key(|object| Arc::as_ptr(&object.0) as usize);
+    objects.dedup_by_key(|object| Arc::as_ptr(&object.0) as usize);
+    let _saving = shared.saving.read();
+    let mut prepared = Vec::with_capacity(objects.len());
+    for object in objects {
+        let state = object.0.state.lock();
+        if object.is_removed() {
+            return Err(Error::Usage(format!("{} was removed, and cannot be saved", object.key())));
+        }
+        if !state.is_dirty {
+            continue;
+        }
+        let mut document = state.document.clone();
+        document.revision += 1;
+        let bytes = document.to_bytes(object.class(), object.oid());
+        prepared.push(Prepared { object, state, key: object.key(), document, bytes });
+    }
+    if prepared.is_empty() {
+        return Ok(0);
+    }
+    let mut difference = Difference::default();
+    if let Some(keeper) = shared.keeper.get() {
+        for one in &prepared {
+            let (class, oid) = (one.object.class(), one.object.oid());
+            if class.indexes.is_empty() {
+                continue;
+            }
+            let old = stored_document(shared, class, oid, one.state.stored.as_ref())?;
+            difference.extend(keeper.difference(class, oid, old.as_ref(), Some(&one.document)));
+        }
+    }
+    let changes: Vec<Change<'_>> = prepared
+        .iter()
+        .map(|one| Change { key: &one.key, value: Some(&one.bytes), expect: expectation(one.state.stored.as_ref()) })
+        .collect();
+    if let Err(error) = write(shared, &changes, &difference, durability) {
+        return Err(explain(shared, error, &prepared, &difference));
+    }
+    drop(changes);
+    let count = prepared.len();
+    for mut one in prepared {
+        shared.saved(&one.key);
+        one.state.document.revision = one.document.revision;
+        one.state.stored = Some(one.bytes);
+        one.object.0.is_stored.store(true, Ordering::Release);
+        one.state.is_dirty = false;
+    }
+    Ok(count)
+}
+
+fn write(shared: &Shared, changes: &[Change<'_>], difference: &Difference, durability: Durability) -> Result<()> {
+    match shared.keeper.get() {
+        Some(keeper) => keeper.write(shared, changes, difference, durability),
+        None => shared.backend.write(changes, durability),
+    }
+}
+
+/// The document that is stored, as far as this instance knows.
+pub(crate) fn stored_document(
+    shared: &Shared,
+    class: &Class,
+    oid: &str,
+    stored: Option<&Bytes>,
+) -> Result<Option<Document>> {
+    stored.map(|bytes| Document::from_bytes(class, oid, bytes, &|| shared.backend.location())).transpose()
+}
+
+/// What a refused expectation means for the objects.
+fn explain(shared: &Shared, error: Error, prepared: &[Prepared<'_>], difference: &Difference) -> Error {
+    let (key, found) = match &error {
+        Error::Changed { key, found, .. } => (key.clone(), Some(found.clone())),
+        Error::Exists { key, .. } => (key.clone(), None),
+        _ => return error,
+    };
+    if let Some(one) = prepared.iter().find(|one| one.key == key) {
+        let stored = match found {
+            Some(found) => found,
+            None => shared.backend.get(&key).ok().flatten(),
+        };
+        return conflict(one.object, &one.document, one.state.document.revision, stored.as_deref());
+    }
+    let owner = shared.keeper.get().and_then(|keeper| {
+        prepared.iter().find_map(|one| keeper.owner(one.object.class(), difference, &key).transpose())
+    });
+    match owner {
+        Some(Ok(owner)) => owner,
+        Some(Err(other)) => other,
+        None => error,
+    }
+}
+
+fn conflict(object: &StoredObject, own: &Document, ours: u64, stored: Option<&[u8]>) -> Error {
+    let stored = stored.map(|bytes| {
+        // What cannot be read is shown as it is.
+        let text = || Value::String(String::from_utf8_lossy(bytes).into_owned());
+        Box::new(serde_json::from_slice(bytes).unwrap_or_else(|_| text()))
+    });
+    let own = Box::new(own.to_json(object.class(), object.oid()));
+    Error::Conflict { key: object.key(), ours, own, stored }
+}
+
+/// Writes one change of an object whose state the caller has.
+pub(crate) fn write_one(
+    shared: &Shared,
+    class: &Class,
+    oid: &str,
+    change: Change<'_>,
+    (old, new): (Option<&Document>, Option<&Document>),
+    durability: Durability,
+) -> Result<()> {
+    let difference = match shared.keeper.get() {
+        Some(keeper) => keeper.difference(class, oid, old, new),
+        None => Difference::default(),
+    };
+    write(shared, &[change], &difference, durability)
+}

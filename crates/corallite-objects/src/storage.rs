@@ -1,0 +1,578 @@
+//! Objects of registered classes in a backend.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::{Mutex, RwLock};
+use serde_json::{Map, Value};
+
+use crate::backend::{Backend, BackendExt, Change, Durability, Expect, Range, Subscription};
+use crate::class::Class;
+use crate::document::Document;
+use crate::error::{Error, Result};
+use crate::index::{Keeper, ObjectIndexes, Order};
+use crate::key;
+use crate::object::{Inner, State, StoredObject};
+use crate::raw::{RawStorage, RawView};
+use crate::reference::Reference;
+
+/// Parts of the keys that saves are counted for.
+const PARTS: usize = 64;
+
+/// Instances kept track of before those that nobody uses any more are forgotten.
+const FORGET_FROM: usize = 1024;
+
+/// Objects of registered classes, kept in a backend. Cheap to clone; shared by threads.
+///
+/// ```
+/// use std::sync::Arc;
+/// use corallite_objects::{Class, MemoryBackend, ObjectStorage, Type};
+/// use serde_json::json;
+///
+/// let storage = ObjectStorage::new(Arc::new(MemoryBackend::new()));
+/// storage.register(Class::new("Account").property("email", Type::Email).property("name", Type::Line))?;
+///
+/// let account = storage.create("Account", json!({"email": "ann@example.org", "name": "Ann"}))?;
+/// account.save()?;
+/// let found = storage.get("Account", account.oid())?.expect("was saved");
+/// assert_eq!(found.get("name"), Some(json!("Ann")));
+/// assert!(account.set("email", "nobody").is_err());
+/// assert_eq!(storage.count("Account")?, 1);
+/// # Ok::<(), corallite_objects::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ObjectStorage {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) backend: Arc<dyn Backend>,
+    classes: RwLock<BTreeMap<String, Arc<Class>>>,
+    /// The instances that somebody uses, by key: one for each object.
+    live: Mutex<Live>,
+    /// How many saves and removals there were, by part of the keys.
+    saves: [AtomicU64; PARTS],
+    /// Held for writing by what must not be overtaken by a save: rebuilding, and removing what others refer to.
+    pub(crate) saving: RwLock<()>,
+    pub(crate) keeper: OnceLock<Arc<Keeper>>,
+    /// Where relations to files lead.
+    raw: OnceLock<RawStorage>,
+    /// The objects made or changed in the innermost scope of each thread.
+    pub(crate) scopes: Mutex<HashMap<std::thread::ThreadId, Vec<Vec<StoredObject>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    by_key: HashMap<String, Weak<Inner>>,
+    forget_at: usize,
+}
+
+impl ObjectStorage {
+    /// A storage without classes.
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        let live = Mutex::new(Live { by_key: HashMap::new(), forget_at: FORGET_FROM });
+        let shared = Shared {
+            backend,
+            classes: RwLock::default(),
+            live,
+            saves: std::array::from_fn(|_| AtomicU64::new(0)),
+            saving: RwLock::new(()),
+            keeper: OnceLock::new(),
+            raw: OnceLock::new(),
+            scopes: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Makes a class known, and builds its indexes where they are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Declaration`] when the class makes no sense, or its name or collection is taken; what the backends report.
+    pub fn register(&self, mut class: Class) -> Result<Arc<Class>> {
+        class.check()?;
+        class.index_referrers();
+        let class = Arc::new(class);
+        let _alone = self.shared.saving.write();
+        {
+            let mut classes = self.shared.classes.write();
+            let taken =
+                classes.values().find(|other| other.name() == class.name() || other.collection() == class.collection());
+            if let Some(other) = taken {
+                let problem =
+                    format!("{} is registered already, in the collection {}", other.name(), other.collection());
+                return Err(Error::Declaration { class: class.name().to_owned(), problem });
+            }
+            classes.insert(class.name().to_owned(), Arc::clone(&class));
+        }
+        if let Some(keeper) = self.shared.keeper.get() {
+            keeper.register(&self.shared, &class)?;
+        }
+        Ok(class)
+    }
+
+    /// Lets relations lead to the files of a storage.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] when they lead to another one already.
+    pub fn connect(&self, raw: &RawStorage) -> Result<()> {
+        let taken = |_| Error::Usage("the storage's relations lead to other files already".to_owned());
+        self.shared.raw.set(raw.clone()).map_err(taken)
+    }
+
+    /// The classes, by name.
+    pub fn classes(&self) -> Vec<Arc<Class>> {
+        self.shared.classes()
+    }
+
+    /// A class by its name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`].
+    pub fn class(&self, name: &str) -> Result<Arc<Class>> {
+        self.shared.class(name)
+    }
+
+    /// The backend that the objects are in.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.shared.backend
+    }
+
+    /// A new object, which is stored when it is saved. `properties` is a JSON object of properties and relations; null for
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`] for a class, property or relation, [`Error::Type`].
+    pub fn create(&self, class: &str, properties: Value) -> Result<StoredObject> {
+        self.create_with_oid(class, &key::new_oid(), properties)
+    }
+
+    /// A new object with an id of the caller's choice. If there is one with that id, saving this one is refused.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStorage::create`], and [`Error::Key`].
+    pub fn create_with_oid(&self, class: &str, oid: &str, properties: Value) -> Result<StoredObject> {
+        let class = self.shared.class(class)?;
+        key::check(&class.key(oid))?;
+        if oid.is_empty() {
+            return Err(Error::Key { key: oid.to_owned(), problem: "it is empty" });
+        }
+        let mut document = Document::default();
+        for (name, property) in &class.properties {
+            if let Some(default) = &property.default {
+                let value =
+                    property.of.accept(default.clone()).map_err(|violation| type_error(&class, name, violation))?;
+                document.properties.insert(name.clone(), value);
+            }
+        }
+        document.updates.insert("oid".to_owned(), crate::document::now());
+        let state = State { document, stored: None, is_dirty: true };
+        let object = StoredObject::new(&self.shared, &class, oid, state);
+        object.update(properties)?;
+        self.shared.live.lock().enter(&class.key(oid), &object);
+        self.shared.note_in_scope(&object);
+        Ok(object)
+    }
+
+    /// The object with an id. While somebody has it, everybody gets the same one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`], [`Error::Malformed`], [`Error::Migration`], and what the backend reports; so all the others.
+    pub fn get(&self, class: &str, oid: &str) -> Result<Option<StoredObject>> {
+        let class = self.shared.class(class)?;
+        self.shared.load(&class, oid)
+    }
+
+    /// The object with an id; a new one, not saved yet, if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStorage::get`] and [`ObjectStorage::create_with_oid`].
+    pub fn ensure(&self, class: &str, oid: &str) -> Result<StoredObject> {
+        if let Some(object) = self.get(class, oid)? {
+            return Ok(object);
+        }
+        let unsaved = self.shared.live.lock().get(&self.shared.class(class)?.key(oid));
+        // One that somebody made and did not save yet.
+        if let Some(object) = unsaved.filter(|object| !object.is_removed()) {
+            return Ok(object);
+        }
+        self.create_with_oid(class, oid, Value::Null)
+    }
+
+    /// Whether there is an object with an id.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStorage::get`].
+    pub fn has(&self, class: &str, oid: &str) -> Result<bool> {
+        self.shared.backend.has(&self.shared.class(class)?.key(oid))
+    }
+
+    /// How many objects a class has.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStorage::get`].
+    pub fn count(&self, class: &str) -> Result<u64> {
+        self.shared.backend.count_in(&Range::prefix(&key::prefix(self.shared.class(class)?.collection())))
+    }
+
+    /// All objects of a class, by their ids: those of ids made here in the order in which they were made. One that is
+    /// damaged is an error in its place, and the others follow.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStorage::get`].
+    pub fn all(&self, class: &str) -> Result<impl Iterator<Item = Result<StoredObject>>> {
+        let class = self.shared.class(class)?;
+        let saves = self.shared.all_saves();
+        let entries = self.shared.backend.entries_in(&Range::prefix(&key::prefix(class.collection())))?;
+        Ok(entries.filter_map(move |entry| {
+            let (key, bytes) = match entry {
+                Ok(entry) => entry,
+                Err(error) => return Some(Err(error)),
+            };
+            let (_, oid) = key::split(&key)?;
+            let before = self.shared.saves_of(&key).load(Ordering::Acquire);
+            if self.shared.all_saves() != saves {
+                return self.shared.load(&class, oid).transpose();
+            }
+            match self.shared.enter_stored(&class, oid, &key, bytes, before) {
+                Ok(None) => self.shared.load(&class, oid).transpose(),
+                found => found.transpose(),
+            }
+        }))
+    }
+
+    /// Some of the objects of [`ObjectStorage::all`]: from number `start` on and before number `end`, at most `count`.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStorage::get`].
+    pub fn list(
+        &self,
+        class: &str,
+        count: Option<usize>,
+        start: usize,
+        end: Option<usize>,
+    ) -> Result<impl Iterator<Item = Result<StoredObject>>> {
+        let most = end.map_or(usize::MAX, |end| end.saturating_sub(start));
+        let class = self.shared.class(class)?;
+        let keys = self.shared.backend.keys(&key::prefix(class.collection()))?;
+        let keys = keys.skip(start).take(most.min(count.unwrap_or(usize::MAX)));
+        Ok(keys.filter_map(move |found| {
+            let key = match found {
+                Ok(key) => key,
+                Err(error) => return Some(Err(error)),
+            };
+            let (_, oid) = key::split(&key)?;
+            self.shared.load(&class, oid).transpose()
+        }))
+    }
+
+    /// An object of an export or of a map of properties. With an `oid` that is stored it is that object, changed; nothing is
+    /// saved.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStorage::create`], and [`Error::Usage`] when the export is of another class.
+    pub fn import(&self, class: &str, properties: Value) -> Result<StoredObject> {
+        let Value::Object(mut map) = properties else {
+            return Err(Error::Usage(format!("an import of {class} is a map, not {properties}")));
+        };
+        if let Some(name) = map.remove("type")
+            && name != class
+        {
+            return Err(Error::Usage(format!("this is an export of {name}, not of {class}")));
+        }
+        let updates = map.remove("updates");
+        map.retain(|name, _| !name.starts_with('@'));
+        let object = match map.remove("oid") {
+            Some(Value::String(oid)) => self.ensure(class, &oid)?,
+            None => self.create(class, Value::Null)?,
+            Some(other) => return Err(Error::Usage(format!("the `oid` of an object is a text, not {other}"))),
+        };
+        object.update(Value::Object(map))?;
+        if let Some(Value::Object(updates)) = updates {
+            object.adopt_updates(&updates);
+        }
+        Ok(object)
+    }
+
+    /// Runs `work`; when it succeeds, the objects that it made or changed are saved, all in one batch. When it fails
+    /// nothing is saved, and the objects keep their changes.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work` and of [`StoredObject::save`].
+    pub fn scope<T>(&self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let thread = std::thread::current().id();
+        self.shared.scopes.lock().entry(thread).or_default().push(Vec::new());
+        let leave = Leave { shared: &self.shared };
+        let value = work(self)?;
+        let objects = leave.take();
+        drop(leave);
+        self.save_all(&objects)?;
+        Ok(value)
+    }
+
+    /// Saves objects in one batch, durably; those that were not changed are left out. With a backend that has transactions
+    /// all are saved or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`StoredObject::save`].
+    pub fn save_all(&self, objects: &[StoredObject]) -> Result<usize> {
+        self.save_all_with(objects, Durability::Durable)
+    }
+
+    /// [`ObjectStorage::save_all`], durable or not.
+    ///
+    /// # Errors
+    ///
+    /// As [`StoredObject::save`].
+    pub fn save_all_with(&self, objects: &[StoredObject], durability: Durability) -> Result<usize> {
+        crate::save::save(&self.shared, objects, durability)
+    }
+
+    /// Tells of changes to the objects of a class, made through this storage's backend, from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`].
+    pub fn watch(&self, class: &str) -> Result<Subscription> {
+        Ok(self.shared.backend.watch(&key::prefix(self.shared.class(class)?.collection())))
+    }
+
+    /// Brings everything that was saved to the disk, indexes included.
+    ///
+    /// # Errors
+    ///
+    /// What the backends report.
+    pub fn sync(&self) -> Result<()> {
+        match self.shared.keeper.get() {
+            Some(keeper) => keeper.sync(&self.shared),
+            None => self.shared.backend.sync(),
+        }
+    }
+}
+
+/// Ends a scope, however it is left.
+struct Leave<'a> {
+    shared: &'a Shared,
+}
+
+impl Leave<'_> {
+    fn take(&self) -> Vec<StoredObject> {
+        let mut scopes = self.shared.scopes.lock();
+        let open = scopes.get_mut(&std::thread::current().id());
+        open.and_then(|open| open.last_mut()).map(std::mem::take).unwrap_or_default()
+    }
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        let mut scopes = self.shared.scopes.lock();
+        let thread = std::thread::current().id();
+        if let Some(open) = scopes.get_mut(&thread) {
+            open.pop();
+            if open.is_empty() {
+                scopes.remove(&thread);
+            }
+        }
+    }
+}
+
+impl Live {
+    fn get(&self, key: &str) -> Option<StoredObject> {
+        self.by_key.get(key).and_then(Weak::upgrade).map(StoredObject)
+    }
+
+    /// Makes an object the one of its key, unless somebody has another one.
+    fn enter(&mut self, key: &str, object: &StoredObject) -> StoredObject {
+        if let Some(other) = self.get(key).filter(|other| !other.is_removed()) {
+            return other;
+        }
+        if self.by_key.len() >= self.forget_at {
+            self.by_key.retain(|_, object| object.strong_count() > 0);
+            self.forget_at = (self.by_key.len() * 2).max(FORGET_FROM);
+        }
+        self.by_key.insert(key.to_owned(), Arc::downgrade(&object.0));
+        object.clone()
+    }
+}
+
+impl Shared {
+    pub(crate) fn classes(&self) -> Vec<Arc<Class>> {
+        self.classes.read().values().cloned().collect()
+    }
+
+    pub(crate) fn class(&self, name: &str) -> Result<Arc<Class>> {
+        let classes = self.classes.read();
+        let known = || classes.keys().map(String::as_str);
+        classes.get(name).cloned().ok_or_else(|| Error::unknown("the storage", "class", name, known()))
+    }
+
+    /// The class of a collection.
+    pub(crate) fn of_collection(&self, collection: &str) -> Option<Arc<Class>> {
+        self.classes.read().values().find(|class| class.collection() == collection).cloned()
+    }
+
+    /// The files of a collection.
+    pub(crate) fn raw_of(&self, collection: &str) -> Option<RawView> {
+        self.raw.get().and_then(|raw| raw.of_collection(collection))
+    }
+
+    /// The one instance of an object; `None` when it is not stored.
+    pub(crate) fn load(self: &Arc<Self>, class: &Arc<Class>, oid: &str) -> Result<Option<StoredObject>> {
+        let key = class.key(oid);
+        let live = self.live.lock().get(&key);
+        if let Some(object) = live.filter(StoredObject::is_stored) {
+            return Ok(Some(object));
+        }
+        loop {
+            let saves = self.saves_of(&key).load(Ordering::Acquire);
+            let Some(bytes) = self.backend.get(&key)? else { return Ok(None) };
+            if let Some(object) = self.enter_stored(class, oid, &key, bytes, saves)? {
+                return Ok(Some(object));
+            }
+        }
+    }
+
+    /// Counts what makes documents old that were read before.
+    fn saves_of(&self, key: &str) -> &AtomicU64 {
+        let hash = key.bytes().fold(0_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(byte)));
+        &self.saves[hash % PARTS]
+    }
+
+    /// Notes that an object was saved or removed. Its instance is still there.
+    pub(crate) fn saved(&self, key: &str) {
+        self.saves_of(key).fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn all_saves(&self) -> u64 {
+        self.saves.iter().map(|saves| saves.load(Ordering::Acquire)).sum()
+    }
+
+    /// The instance of a stored document, which was read when there had been so many saves of its part of the keys. `None`
+    /// when there were more since, and nobody has an instance: the document may be old.
+    fn enter_stored(
+        self: &Arc<Self>,
+        class: &Arc<Class>,
+        oid: &str,
+        key: &str,
+        bytes: bytes::Bytes,
+        saves: u64,
+    ) -> Result<Option<StoredObject>> {
+        let live = self.live.lock().get(key);
+        if let Some(object) = live.filter(StoredObject::is_stored) {
+            return Ok(Some(object));
+        }
+        let document = Document::from_bytes(class, oid, &bytes, &|| self.backend.location())?;
+        let state = State { document, stored: Some(bytes), is_dirty: false };
+        let object = StoredObject::new(self, class, oid, state);
+        let mut live = self.live.lock();
+        if self.saves_of(key).load(Ordering::Acquire) != saves {
+            return Ok(live.get(key).filter(StoredObject::is_stored));
+        }
+        // An instance that was made and never saved gives way to the stored one.
+        if live.get(key).is_some_and(|other| !other.is_stored()) {
+            live.by_key.remove(key);
+        }
+        Ok(Some(live.enter(key, &object)))
+    }
+
+    pub(crate) fn forget(&self, key: &str) {
+        self.live.lock().by_key.remove(key);
+    }
+
+    /// Notes an object that was made or changed, if this thread is in a scope.
+    pub(crate) fn note_in_scope(&self, object: &StoredObject) {
+        let mut scopes = self.scopes.lock();
+        if scopes.is_empty() {
+            return;
+        }
+        if let Some(scope) = scopes.get_mut(&std::thread::current().id()).and_then(|open| open.last_mut())
+            && !scope.iter().any(|other| Arc::ptr_eq(&other.0, &object.0))
+        {
+            scope.push(object.clone());
+        }
+    }
+
+    /// The objects that refer to a target by a relation with an [`OnRemove`](crate::OnRemove) other than `Keep`.
+    pub(crate) fn referrers(self: &Arc<Self>, target: &Reference) -> Result<Vec<(StoredObject, String)>> {
+        let mut found = Vec::new();
+        for class in self.classes() {
+            let declared = class.relations.iter().filter(|(_, relation)| {
+                relation.on_remove != crate::OnRemove::Keep
+                    && (relation.targets.is_empty() || relation.targets.contains(&target.collection))
+            });
+            let names: Vec<&String> = declared.map(|(name, _)| name).collect();
+            if names.is_empty() {
+                continue;
+            }
+            if let Some(keeper) = self.keeper.get() {
+                let (shared, keeper) = (Arc::clone(self), Arc::clone(keeper));
+                let indexes = ObjectIndexes { shared, keeper, class: Arc::clone(&class) };
+                let key = Value::String(target.key());
+                for name in names {
+                    let by = indexes.by(&Class::referrers(name))?;
+                    for oid in by.oids_between(Some(&key), Some(&key), Order::Ascending)? {
+                        found.extend(self.load(&class, &oid?)?.map(|object| (object, name.clone())));
+                    }
+                }
+                continue;
+            }
+            for entry in self.backend.entries_in(&Range::prefix(&key::prefix(class.collection())))? {
+                let (key, bytes) = entry?;
+                let Some((_, oid)) = key::split(&key) else { continue };
+                let document = Document::from_bytes(&class, oid, &bytes, &|| self.backend.location())?;
+                for name in &names {
+                    let refers = document.relations.get(*name).is_some_and(|targets| targets.contains(target));
+                    if refers && let Some(object) = self.load(&class, oid)? {
+                        found.push((object, (*name).clone()));
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Writes changes of objects, and what they do to indexes.
+    pub(crate) fn write_object(
+        &self,
+        class: &Class,
+        oid: &str,
+        change: Change<'_>,
+        (old, new): (Option<&Document>, Option<&Document>),
+        durability: Durability,
+    ) -> Result<()> {
+        crate::save::write_one(self, class, oid, change, (old, new), durability)
+    }
+}
+
+pub(crate) fn type_error(class: &Class, property: &str, violation: crate::types::Violation) -> Error {
+    Error::Type { class: class.name().to_owned(), property: property.to_owned(), violation }
+}
+
+/// What a change of an object expects of the backend.
+pub(crate) fn expectation(stored: Option<&bytes::Bytes>) -> Expect<'_> {
+    stored.map_or(Expect::Absent, |bytes| Expect::Value(bytes))
+}
+
+/// The properties of an update: a map, or nothing.
+pub(crate) fn map_of(value: Value) -> Result<Map<String, Value>> {
+    match value {
+        Value::Object(map) => Ok(map),
+        Value::Null => Ok(Map::new()),
+        other => Err(Error::Usage(format!("properties are a map of names to values, not {other}"))),
+    }
+}

@@ -1,0 +1,35 @@
+//! Dates and times, as ISO 8601 writes them.
+
+use jiff::civil::{Date, DateTime, Time};
+use jiff::{Timestamp, tz};
+
+pub(super) fn is_date(text: &str) -> bool {
+    // A parser of dates takes the date of a longer text as well.
+    text.len() == 10 && text.parse::<Date>().is_ok()
+}
+
+pub(super) fn is_time(text: &str) -> bool {
+    text.as_bytes().get(2) == Some(&b':') && text.parse::<Time>().is_ok()
+}
+
+pub(super) fn is_date_time(text: &str) -> bool {
+    text.len() > 10 && (text.parse::<Timestamp>().is_ok() || text.parse::<DateTime>().is_ok())
+}
+
+/// What dates, times, and dates with times are ordered by, nanoseconds; those without an offset as if they were UTC. `None`
+/// for any other text.
+pub(crate) fn order(text: &str) -> Option<i128> {
+    if is_date(text) {
+        let date: Date = text.parse().ok()?;
+        return civil(date.at(0, 0, 0, 0));
+    }
+    if is_time(text) {
+        let time: Time = text.parse().ok()?;
+        return civil(jiff::civil::date(1970, 1, 1).to_datetime(time));
+    }
+    text.parse::<Timestamp>().map(Timestamp::as_nanosecond).ok().or_else(|| civil(text.parse().ok()?))
+}
+
+fn civil(time: DateTime) -> Option<i128> {
+    tz::Offset::UTC.to_timestamp(time).ok().map(Timestamp::as_nanosecond)
+}
