@@ -1,5 +1,6 @@
 //! Every backend passes the conformance suite.
 
+#![cfg(feature = "dbm")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::cell::Cell;

@@ -1,5 +1,6 @@
 //! What happens to processes, disks and files, and what the backends make of it.
 
+#![cfg(feature = "dbm")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod dbm;
