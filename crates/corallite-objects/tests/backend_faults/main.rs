@@ -14,6 +14,11 @@ use std::sync::Arc;
 
 use corallite_objects::backend::{Backend, Change, DbmBackend, DirectoryBackend, Durability, Expect};
 
+/// In memory where there is such a place: what a killed process wrote is there as well, and no slow disk is waited for.
+fn place() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// Opens the kind of backend.
 fn open(kind: &str, place: &Path) -> corallite_objects::Result<Arc<dyn Backend>> {
     Ok(match kind {
