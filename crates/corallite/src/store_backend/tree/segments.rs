@@ -48,10 +48,6 @@ fn name(segment: usize) -> String {
 pub(crate) struct Segments(Vec<u64>);
 
 impl Segments {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Where a page lies in the file.
     pub(crate) fn offset(&self, page: PageNo) -> Option<u64> {
         let (segment, row) = place(page);
