@@ -179,6 +179,15 @@ impl StoreBackend {
         Frozen::verify(storage)
     }
 
+    /// How many pieces of files that are not finished the last commit has: none, once something was written after a crash.
+    ///
+    /// # Errors
+    ///
+    /// As [`StoreBackend::with_storage`].
+    pub fn begun(storage: &Storage) -> corallite_file::Result<usize> {
+        Frozen::begun(storage)
+    }
+
     /// Closes it without committing what is buffered.
     pub(crate) fn abandon(&self) {
         self.shared.state.write().is_closed = true;
@@ -194,7 +203,7 @@ impl StoreBackend {
     }
 }
 
-fn each_begun(pages: &dyn Pages, mut each: impl FnMut(&[u8], Extent)) -> corallite_file::Result<()> {
+pub(super) fn each_begun(pages: &dyn Pages, mut each: impl FnMut(&[u8], Extent)) -> corallite_file::Result<()> {
     let span = Span { from: &[BEGUN], to: Some(&[BEGUN + 1]), is_reversed: false };
     scan(pages, span, |key, value| {
         if let Value::Inline(bytes) = value

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use corallite_file::{Error, Result, Snapshot, Storage};
 
+use super::backend::each_begun;
 use super::files::{FILE, FileReader, FileRecord};
 use super::shared::{Shared, damaged};
 use super::tree::{Flaw, Meta, PAGE, PageBuf, PageNo, Pages, Segments, Span, check, scan, value};
@@ -19,6 +20,15 @@ pub(super) struct Frozen {
 }
 
 impl Frozen {
+    pub(super) fn begun(storage: &Storage) -> Result<usize> {
+        let snapshot = storage.snapshot()?;
+        let Some((segments, meta)) = Shared::locate(&snapshot, storage.path())? else { return Ok(0) };
+        let mut count = 0;
+        let frozen = Self { path: storage.path().to_owned(), snapshot, segments, meta };
+        each_begun(&frozen, |_, _| count += 1)?;
+        Ok(count)
+    }
+
     pub(super) fn verify(storage: &Storage) -> Result<Vec<String>> {
         let snapshot = storage.snapshot()?;
         let (segments, meta) = match Shared::locate(&snapshot, storage.path()) {
