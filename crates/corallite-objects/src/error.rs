@@ -96,7 +96,7 @@ pub enum Error {
         /// The index.
         index: String,
         /// The value.
-        value: Value,
+        value: Box<Value>,
         /// The key of the object that was not saved.
         key: String,
         /// The key of the object that has the value.

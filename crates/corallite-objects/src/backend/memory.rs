@@ -168,6 +168,17 @@ impl Backend for MemoryBackend {
         })
     }
 
+    fn rename_stream(&self, from: &str, to: &str, _durability: Durability) -> Result<bool> {
+        key::check(to)?;
+        self.change(|state| {
+            let Some(bytes) = state.streams.remove(from) else { return Ok(false) };
+            state.streams.insert(to.to_owned(), bytes);
+            self.watchers.happened(from, EventKind::Stream);
+            self.watchers.happened(to, EventKind::Stream);
+            Ok(true)
+        })
+    }
+
     fn streams(&self, prefix: &str) -> Result<Keys<'_>> {
         self.read(|_| ())?;
         let left = Some(Range::prefix(prefix));

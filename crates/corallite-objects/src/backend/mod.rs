@@ -15,8 +15,11 @@
 //! # Ok::<(), corallite_objects::Error>(())
 //! ```
 
+#[cfg(feature = "dbm")]
+mod dbm;
 mod directory;
 mod memory;
+mod multi;
 mod watch;
 
 use std::fmt;
@@ -27,8 +30,11 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
+#[cfg(feature = "dbm")]
+pub use dbm::DbmBackend;
 pub use directory::DirectoryBackend;
 pub use memory::MemoryBackend;
+pub use multi::MultiBackend;
 pub use watch::{Event, EventKind, Subscription, Watchers};
 
 /// Keys, in order.
@@ -114,6 +120,23 @@ pub trait Backend: fmt::Debug + Send + Sync {
     ///
     /// As [`Backend::get`].
     fn remove_stream(&self, key: &str) -> Result<bool>;
+
+    /// Gives the stream of one key to another, in the place of that one's; says whether there was one. With
+    /// [`Durability::Durable`] it is on the disk there when it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Key`], and as [`Backend::get`].
+    fn rename_stream(&self, from: &str, to: &str, durability: Durability) -> Result<bool> {
+        let Some(mut old) = self.read_stream(from)? else { return Ok(false) };
+        if from == to {
+            return Ok(true);
+        }
+        let mut new = self.write_stream(to)?;
+        std::io::copy(&mut old, &mut new).map_err(|error| Error::io("copy a stream in", self.location(), error))?;
+        new.finish(durability)?;
+        self.remove_stream(from)
+    }
 
     /// The keys that begin with a prefix and have a stream.
     ///

@@ -1,6 +1,6 @@
 //! Telling others of changes.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -87,17 +87,11 @@ pub struct Subscription {
 impl Subscription {
     /// The next event, if there is one.
     pub fn try_next(&self) -> Option<Event> {
-        match self.receiver.try_recv() {
-            Ok(event) => Some(event),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.receiver.try_recv().ok()
     }
 
     /// The next event, waited for; `None` when the time is over or the backend is gone.
     pub fn next_within(&self, time: Duration) -> Option<Event> {
-        match self.receiver.recv_timeout(time) {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.receiver.recv_timeout(time).ok()
     }
 }

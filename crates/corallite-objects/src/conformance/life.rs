@@ -110,6 +110,7 @@ fn closed(backend: &dyn Backend) -> Outcome {
     refused("read_stream", backend.read_stream("F.1"), is_closed)?;
     refused("write_stream", backend.write_stream("F.1").map(|_| ()), is_closed)?;
     refused("remove_stream", backend.remove_stream("F.1"), is_closed)?;
+    refused("rename_stream", backend.rename_stream("F.1", "F.2", Durability::Buffered), is_closed)?;
     refused("streams", backend.streams("").map(|_| ()), is_closed)?;
     refused("sync", backend.sync(), is_closed)?;
     refused("clear", backend.clear(), is_closed)?;

@@ -2,7 +2,7 @@
 
 use super::data::{entries, get, keys, keys_of, odd_keys, put};
 use super::{Check, Outcome, ensure, ok, same};
-use crate::backend::{Backend, BackendExt, Range};
+use crate::backend::{Backend, Change, Durability, Expect, Range};
 
 pub(super) const CHECKS: &[Check] = &[
     ("keys come in the order of their bytes", order),
@@ -111,7 +111,8 @@ fn changing(backend: &dyn Backend) -> Outcome {
             put(backend, &format!("A.{:03}-new", number % 700), b"{}")?;
             let gone = format!("A.{:03}-gone", (number * 7) % 700);
             if get(backend, &gone)?.is_some() {
-                ok("removing", backend.remove(&gone))?;
+                let change = Change { key: &gone, value: None, expect: Expect::Present };
+                ok("removing", backend.write(&[change], Durability::Buffered))?;
             }
         }
         if range.is_reversed {

@@ -3,8 +3,9 @@
 use std::io::{Read, Seek, SeekFrom, Write};
 
 use super::data::{entries, get, get_stream, keys_of, noise, odd_keys, put, put_stream, streams};
-use super::{Check, Outcome, ok, same};
-use crate::backend::{Backend, Durability};
+use super::{Check, Outcome, ok, refused, same};
+use crate::Error;
+use crate::backend::{Backend, BackendExt, Durability, EventKind};
 
 pub(super) const CHECKS: &[Check] = &[
     ("a stream is read back as it was written, whatever the pieces", read_back),
@@ -14,6 +15,7 @@ pub(super) const CHECKS: &[Check] = &[
     ("one who reads a stream is not given another's bytes", replaced_while_read),
     ("a stream and a value of the same key do not know of each other", independent),
     ("every key can have a stream, and is listed", every_key),
+    ("a stream can be given to another key, in the place of that one's", renamed),
     ("where a stream has a file, it holds the stream and nothing else", path),
 ];
 
@@ -138,6 +140,34 @@ fn every_key(backend: &dyn Backend) -> Outcome {
         same(&format!("the streams of {prefix:?}"), streams(backend, prefix)?, want)?;
     }
     Ok(())
+}
+
+fn renamed(backend: &dyn Backend) -> Outcome {
+    let long = noise(5_000_000, 1);
+    let rename = |from, to| ok("renaming", backend.rename_stream(from, to, Durability::Durable));
+    same("renaming nothing", rename("F.1", "F.2")?, false)?;
+    for (from, to) in [("F.1", "F.2"), ("F.1", "F.2"), ("F.3", "G/other.4")] {
+        put_stream(backend, from, &long, 1_000_000)?;
+        put(backend, from, b"value")?;
+        same("renaming", rename(from, to)?, true)?;
+        same("the old one", get_stream(backend, from)?, None)?;
+        same("the new one", get_stream(backend, to)?.is_some_and(|found| found == long), true)?;
+        same("the value of the old one", get(backend, from)?.as_deref(), Some(b"value".as_slice()))?;
+        same("the value of the new one", get(backend, to)?, None)?;
+    }
+    same("the streams", streams(backend, "")?, ["F.2", "G/other.4"])?;
+    same("renaming to itself", rename("F.2", "F.2")?, true)?;
+    same("it", get_stream(backend, "F.2")?.is_some_and(|found| found == long), true)?;
+    let events = backend.watch("F.");
+    rename("F.2", "F.3")?;
+    rename("F.2", "F.3")?;
+    let mut told: Vec<_> = std::iter::from_fn(|| events.try_next()).map(|event| (event.key, event.kind)).collect();
+    // The order of different keys is not promised.
+    told.sort_by(|one, other| one.0.cmp(&other.0));
+    same("the events", told, [("F.2".to_owned(), EventKind::Stream), ("F.3".to_owned(), EventKind::Stream)])?;
+    let result = backend.rename_stream("F.3", "", Durability::Durable);
+    refused("an empty key", result, |error| matches!(error, Error::Key { .. }))?;
+    same("the streams", streams(backend, "")?, ["F.3", "G/other.4"])
 }
 
 fn path(backend: &dyn Backend) -> Outcome {

@@ -21,7 +21,7 @@ fn together(work: impl Fn(usize) -> Outcome + Sync) -> Outcome {
     thread::scope(|scope| {
         let handles: Vec<_> = (0..THREADS).map(|number| (number, &work)).collect();
         let handles: Vec<_> = handles.into_iter().map(|(number, work)| scope.spawn(move || work(number))).collect();
-        handles.into_iter().map(|handle| handle.join().unwrap_or(Err("a thread panicked".to_owned()))).collect()
+        handles.into_iter().try_for_each(|handle| handle.join().unwrap_or(Err("a thread panicked".to_owned())))
     })
 }
 

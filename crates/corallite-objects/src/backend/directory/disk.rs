@@ -146,10 +146,7 @@ pub(super) struct Staged {
 impl Staged {
     pub(super) fn place(mut self, path: &Path) -> Result<()> {
         let Some(temporary) = &self.temporary else { return Ok(()) };
-        fs::rename(temporary, path).map_err(|error| match error.kind() {
-            ErrorKind::IsADirectory => a_folder(path),
-            _ => Error::io("write", path.display(), error),
-        })?;
+        rename(temporary, path)?;
         self.temporary = None;
         Ok(())
     }
@@ -255,8 +252,16 @@ impl Unsynced {
     }
 }
 
+/// Gives a file another name, in the place of what has it.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(|error| match error.kind() {
+        ErrorKind::IsADirectory => a_folder(to),
+        _ => Error::io("write", to.display(), error),
+    })
+}
+
 /// Brings the names in a folder to the disk.
-pub(super) fn sync_folder(folder: &Path) -> Result<()> {
+pub(in crate::backend) fn sync_folder(folder: &Path) -> Result<()> {
     match File::open(folder).and_then(|folder| folder.sync_all()) {
         // Removed: then its parent is synced too.
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("sync", folder.display(), error)),
@@ -265,7 +270,7 @@ pub(super) fn sync_folder(folder: &Path) -> Result<()> {
 }
 
 /// Creates a folder and those above it, for good.
-pub(super) fn create_folders(folder: &Path) -> Result<()> {
+pub(in crate::backend) fn create_folders(folder: &Path) -> Result<()> {
     if folder.is_dir() {
         return Ok(());
     }

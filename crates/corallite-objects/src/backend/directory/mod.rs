@@ -22,6 +22,8 @@ use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use self::disk::{Hidden, Staged, Unsynced};
+#[cfg(feature = "dbm")]
+pub(super) use self::disk::{create_folders, sync_folder};
 use self::list::{Entry, Listing};
 use self::name::Kind;
 use super::{Backend, Change, Durability, Entries, EventKind, Expect, Keys, Range, ReadStream, Watchers, WriteStream};
@@ -304,6 +306,32 @@ impl Backend for DirectoryBackend {
         drop(locked);
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
         self.keep(Vec::new(), &[folder], BTreeSet::new(), Durability::Durable)?;
+        Ok(true)
+    }
+
+    fn rename_stream(&self, from: &str, to: &str, durability: Durability) -> Result<bool> {
+        let _state = self.state()?;
+        let new = self.file(to, Kind::Stream)?;
+        let folder = new.parent().unwrap_or(Path::new("")).to_owned();
+        let locked = self.hidden()?.lock()?;
+        let Some(old) = name::file_of(from, Kind::Stream) else { return Ok(false) };
+        if !self.is_there(from, Kind::Stream)? {
+            return Ok(false);
+        }
+        self.check_links(&old)?;
+        let mut to_sync = self.unsynced.ensure_folder(&self.root, &folder)?;
+        let (old, path) = (self.root.join(old), self.root.join(new));
+        if durability == Durability::Durable {
+            // It may have been written without being synced.
+            let synced = File::open(&old).and_then(|file| file.sync_data());
+            synced.map_err(|error| Error::io("sync", old.display(), error))?;
+        }
+        disk::rename(&old, &path)?;
+        to_sync.extend(old.parent().map(Path::to_owned));
+        self.watchers.happened(from, EventKind::Stream);
+        self.watchers.happened(to, EventKind::Stream);
+        drop(locked);
+        self.keep(vec![path], &[folder], to_sync, durability)?;
         Ok(true)
     }
 
