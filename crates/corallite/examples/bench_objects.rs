@@ -82,7 +82,8 @@ fn main() -> Outcome {
     report("hot get", 200_000, started, &format!("{found} bytes"));
 
     let started = Instant::now();
-    let scanned = objects.entries_in(&Range::prefix("Account."))?.try_fold(0_u64, |sum, entry| entry.map(|_| sum + 1))?;
+    let scanned =
+        objects.entries_in(&Range::prefix("Account."))?.try_fold(0_u64, |sum, entry| entry.map(|_| sum + 1))?;
     report("scan, entries", scanned, started, "");
     let started = Instant::now();
     let scanned = objects.count_in(&Range::prefix("@index."))?;

@@ -222,7 +222,9 @@ fn a_full_disk_refuses_a_batch_whole_and_what_was_there_stays() {
     write(&backend, &changes, Durability::Buffered).unwrap();
     let full: u64 = ["", "-journal"]
         .iter()
-        .map(|suffix| disk.read(Path::new(&format!("{}{suffix}", path().display()))).map_or(0, |bytes| bytes.len() as u64))
+        .map(|suffix| {
+            disk.read(Path::new(&format!("{}{suffix}", path().display()))).map_or(0, |bytes| bytes.len() as u64)
+        })
         .sum();
     disk.inject(Some(Fault::Capacity(full + 16 * 1024)));
     let mut refused = model.clone();

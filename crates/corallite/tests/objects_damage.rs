@@ -54,8 +54,7 @@ fn scene() -> Scene {
         let start = contiguous_offset(&dataset).unwrap() as usize;
         offsets.extend((0..dataset.shape()[0]).map(|row| start + row * PAGE));
     }
-    let file_offset =
-        contiguous_offset(&snapshot.file().dataset("/files/a%2Ffile").unwrap()).unwrap() as usize;
+    let file_offset = contiguous_offset(&snapshot.file().dataset("/files/a%2Ffile").unwrap()).unwrap() as usize;
     drop(snapshot);
     storage.close().unwrap();
     let bytes = disk.read(path()).unwrap();
@@ -96,7 +95,8 @@ fn a_flipped_bit_in_a_page_of_any_kind_is_reported_with_page_and_offset() {
             assert!(problem.contains(&format!("page {number} ")) && problem.contains(&offset.to_string()), "{problem}");
             reported += 1;
         }
-        match open_on(&disk, path(), Mode::Read, Options::new()).and_then(|(_, backend)| difference(&backend, &scene.model))
+        match open_on(&disk, path(), Mode::Read, Options::new())
+            .and_then(|(_, backend)| difference(&backend, &scene.model))
         {
             Ok(difference) => assert_eq!(difference, None),
             Err(error) => assert!(error.to_string().contains(&format!("page {number} ")), "{error}"),

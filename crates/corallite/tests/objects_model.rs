@@ -46,7 +46,8 @@ fn random_work(seed: u64, keys: Keys, count: u64, steps: usize) -> Outcome {
         let (from, to) = (key(keys, random.below(count)), key(keys, random.below(count)));
         let range = Range { from: from.clone(), to: Some(to.clone()), is_reversed: random.one_in(2) };
         let found: Vec<String> = backend.keys_in(&range)?.collect::<Result<_, _>>()?;
-        let mut wanted: Vec<String> = if from < to { model.range(from..to).map(|(key, _)| key.clone()).collect() } else { Vec::new() };
+        let mut wanted: Vec<String> =
+            if from < to { model.range(from..to).map(|(key, _)| key.clone()).collect() } else { Vec::new() };
         if range.is_reversed {
             wanted.reverse();
         }
@@ -78,7 +79,9 @@ fn random_work(seed: u64, keys: Keys, count: u64, steps: usize) -> Outcome {
 
 #[test]
 fn random_changes_leave_what_they_leave_in_a_sorted_map() {
-    for (seed, keys, count) in [(1, Keys::Short, 3000), (2, Keys::Long, 800), (3, Keys::Mixed, 2000), (4, Keys::Short, 20)] {
+    for (seed, keys, count) in
+        [(1, Keys::Short, 3000), (2, Keys::Long, 800), (3, Keys::Mixed, 2000), (4, Keys::Short, 20)]
+    {
         random_work(seed, keys, count, 60).unwrap();
     }
 }

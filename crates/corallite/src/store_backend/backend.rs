@@ -132,7 +132,8 @@ impl StoreBackend {
     pub fn begin(&self) -> Result<Batch<'_>> {
         let storage = &self.shared.storage;
         if storage.is_in_transaction() {
-            let problem = "objects cannot be changed past the transaction that this thread is in; change them through it";
+            let problem =
+                "objects cannot be changed past the transaction that this thread is in; change them through it";
             return Err(Error::Usage(problem.to_owned()));
         }
         let Some(held) = self.shared.turn.take() else {

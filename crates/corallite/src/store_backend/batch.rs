@@ -270,9 +270,9 @@ impl<'a> Batch<'a> {
             pending.has_changes = false;
             *state = super::shared::State { meta: staged.meta, segments: staged.segments, held: None, ..*state };
             placed = staged.placed;
+            drop((state, pending));
+            self.tell(&mut inner);
         }
-        self.tell(&mut inner);
-        drop(inner);
         placed
     }
 
@@ -296,7 +296,6 @@ impl<'a> Batch<'a> {
             state.meta = meta;
             pending.has_changes = true;
         }
-        self.tell(&mut inner);
     }
 
     fn tell(&self, inner: &mut Inner) {

@@ -73,9 +73,8 @@ impl FileRecord {
         let (head, sums) = RecordHead::read_from_prefix(bytes).ok()?;
         let (sums, rest) = sums.as_chunks();
         let length = head.length.get();
-        let is_sound = head.block.get() as usize == BLOCK
-            && rest.is_empty()
-            && length.div_ceil(BLOCK as u64) == sums.len() as u64;
+        let is_sound =
+            head.block.get() as usize == BLOCK && rest.is_empty() && length.div_ceil(BLOCK as u64) == sums.len() as u64;
         is_sound.then(|| Self { length, sums: sums.iter().map(|sum| u64::from_le_bytes(*sum)).collect() })
     }
 }
@@ -334,7 +333,11 @@ pub(super) struct Pieces {
 
 impl Pieces {
     /// Adds bytes; gives a piece to `put` whenever one is full and more comes.
-    pub(super) fn write(&mut self, mut bytes: &[u8], mut put: impl FnMut(Vec<u8>) -> io::Result<()>) -> io::Result<usize> {
+    pub(super) fn write(
+        &mut self,
+        mut bytes: &[u8],
+        mut put: impl FnMut(Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<usize> {
         if self.is_broken {
             return Err(io::Error::other("an earlier part of the file could not be written"));
         }

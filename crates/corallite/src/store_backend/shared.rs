@@ -50,13 +50,7 @@ impl Shared {
     pub(super) fn open(storage: Arc<Storage>, cache_bytes: usize) -> Result<Self> {
         let cache = Cache::new(cache_bytes);
         let (state, pending) = Self::load_state(&storage, &cache)?;
-        Ok(Self {
-            storage,
-            turn: Turn::default(),
-            state: RwLock::new(state),
-            cache,
-            pending: Mutex::new(pending),
-        })
+        Ok(Self { storage, turn: Turn::default(), state: RwLock::new(state), cache, pending: Mutex::new(pending) })
     }
 
     fn load_state(storage: &Storage, cache: &Cache) -> Result<(State, Pending)> {

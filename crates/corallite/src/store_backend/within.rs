@@ -39,7 +39,8 @@ impl<'a> Within<'a> {
     }
 
     fn entries(&self, map: u8, range: &Range, with_values: bool) -> Entries<'_> {
-        let source = Box::new(move |read: &mut dyn FnMut(&dyn Pages) -> Result<()>| read(&self.batch.inner.lock().work));
+        let source =
+            Box::new(move |read: &mut dyn FnMut(&dyn Pages) -> Result<()>| read(&self.batch.inner.lock().work));
         Entries::new(self.batch.backend, source, map, range, with_values)
     }
 }
@@ -82,7 +83,8 @@ impl Backend for Within<'_> {
             None => self.batch.backend.read_stream(key),
             Some(false) => Ok(None),
             Some(true) => {
-                let problem = format!("the file `{key}` was written in this transaction; read it when that is committed");
+                let problem =
+                    format!("the file `{key}` was written in this transaction; read it when that is committed");
                 Err(Error::Usage(problem))
             }
         }

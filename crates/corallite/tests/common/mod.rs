@@ -89,7 +89,13 @@ pub fn value(random: &mut Random) -> Vec<u8> {
 }
 
 /// Random changes of keys with numbers below `count`, made to the model too.
-pub fn batch(random: &mut Random, keys: Keys, count: u64, most: u64, model: &mut Model) -> Vec<(String, Option<Vec<u8>>)> {
+pub fn batch(
+    random: &mut Random,
+    keys: Keys,
+    count: u64,
+    most: u64,
+    model: &mut Model,
+) -> Vec<(String, Option<Vec<u8>>)> {
     let shrinks = random.one_in(3);
     let changes: Vec<(String, Option<Vec<u8>>)> = (0..=random.below(most))
         .map(|_| {
@@ -108,10 +114,8 @@ pub fn batch(random: &mut Random, keys: Keys, count: u64, most: u64, model: &mut
 }
 
 pub fn write(backend: &dyn Backend, changes: &[(String, Option<Vec<u8>>)], durability: Durability) -> Outcome {
-    let changes: Vec<Change<'_>> = changes
-        .iter()
-        .map(|(key, value)| Change { key, value: value.as_deref(), expect: Expect::Anything })
-        .collect();
+    let changes: Vec<Change<'_>> =
+        changes.iter().map(|(key, value)| Change { key, value: value.as_deref(), expect: Expect::Anything }).collect();
     Ok(backend.write(&changes, durability)?)
 }
 
@@ -122,7 +126,11 @@ pub fn difference(backend: &dyn Backend, model: &Model) -> Outcome<Option<String
         match entries.next().transpose()? {
             Some((found, bytes)) if found == *key && bytes == *value => {}
             Some((found, bytes)) => {
-                return Ok(Some(format!("{found:?} with {} bytes instead of {key:?} with {}", bytes.len(), value.len())));
+                return Ok(Some(format!(
+                    "{found:?} with {} bytes instead of {key:?} with {}",
+                    bytes.len(),
+                    value.len()
+                )));
             }
             None => return Ok(Some(format!("{key:?} is missing"))),
         }
@@ -133,7 +141,12 @@ pub fn difference(backend: &dyn Backend, model: &Model) -> Outcome<Option<String
     Ok(None)
 }
 
-pub fn open_on(disk: &SimulatedDisk, path: &Path, mode: Mode, options: Options) -> Outcome<(Arc<Storage>, StoreBackend)> {
+pub fn open_on(
+    disk: &SimulatedDisk,
+    path: &Path,
+    mode: Mode,
+    options: Options,
+) -> Outcome<(Arc<Storage>, StoreBackend)> {
     let storage = Storage::on_disk(Arc::new(disk.clone()), path, options);
     storage.open(mode, false)?;
     let storage = Arc::new(storage);

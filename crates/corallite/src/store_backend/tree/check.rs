@@ -27,8 +27,7 @@ struct Check<'a> {
 /// What is wrong with the tree, in sentences; nothing if it is sound.
 pub(crate) fn check(pages: &dyn Pages) -> Vec<String> {
     let Meta { root, level, pages: count, .. } = *pages.meta();
-    let mut check =
-        Check { pages, seen: vec![0; (count as usize).div_ceil(64)], problems: Vec::new(), keys: 0 };
+    let mut check = Check { pages, seen: vec![0; (count as usize).div_ceil(64)], problems: Vec::new(), keys: 0 };
     check.take(PageNo(0));
     let mut steps = vec![Step { number: root, level, from: Vec::new(), to: None }];
     while let Some(step) = steps.pop() {

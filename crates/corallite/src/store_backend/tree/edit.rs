@@ -121,7 +121,11 @@ impl PageBuf {
             .map(|index| Cell {
                 head: self.prefix(),
                 tail: self.suffix(index),
-                payload: if is_leaf { Payload::Value(self.value(index)) } else { Payload::Child(self.child(index + 1)) },
+                payload: if is_leaf {
+                    Payload::Value(self.value(index))
+                } else {
+                    Payload::Child(self.child(index + 1))
+                },
             })
             .collect()
     }

@@ -161,7 +161,8 @@ pub(crate) fn scan(
         // Up to where there is another child on this side, and down to its nearest leaf.
         let mut next = None;
         while let Some((branch, child)) = way.pop() {
-            let sibling = if is_reversed { child.checked_sub(1) } else { Some(child + 1).filter(|&at| at <= branch.count()) };
+            let sibling =
+                if is_reversed { child.checked_sub(1) } else { Some(child + 1).filter(|&at| at <= branch.count()) };
             if let Some(sibling) = sibling {
                 next = Some(branch.child(sibling));
                 way.push((branch, sibling));

@@ -127,10 +127,7 @@ impl Segments {
     }
 }
 
-fn group(
-    file: &File,
-    explain: &dyn Fn(&str, &corallite_file::hdf5::Error) -> Error,
-) -> Result<Option<Group>> {
+fn group(file: &File, explain: &dyn Fn(&str, &corallite_file::hdf5::Error) -> Error) -> Result<Option<Group>> {
     let path = format!("/{OBJECTS}/{PAGES}");
     if !file.link_exists(OBJECTS) || !file.link_exists(&path) {
         return Ok(None);

@@ -101,7 +101,8 @@ impl<P: Pages> Workspace<P> {
         let leaf = self.node(number, 0)?;
         let found = leaf.search(key);
         if let Ok(index) = found {
-            if value.len() <= LONGEST_INLINE && matches!(leaf.value(index), Value::Inline(old) if old.len() == value.len())
+            if value.len() <= LONGEST_INLINE
+                && matches!(leaf.value(index), Value::Inline(old) if old.len() == value.len())
             {
                 drop(leaf);
                 self.edit(number)?.overwrite(index, value);
