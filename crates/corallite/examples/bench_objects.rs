@@ -1,4 +1,5 @@
 //! Rates of the backend in the store file: `cargo run --release -p corallite --example bench_objects [DIRECTORY [OBJECTS]]`.
+#![allow(missing_docs, clippy::print_stdout)]
 
 use std::time::Instant;
 

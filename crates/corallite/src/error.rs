@@ -20,7 +20,7 @@ pub enum Error {
 
     /// The objects.
     #[error(transparent)]
-    Objects(objects::Error),
+    Objects(Box<objects::Error>),
 }
 
 /// The result of a call of a store.
@@ -52,7 +52,7 @@ impl From<links::Error> for Error {
 
 impl From<objects::Error> for Error {
     fn from(error: objects::Error) -> Self {
-        Self::Objects(error)
+        Self::Objects(Box::new(error))
     }
 }
 
