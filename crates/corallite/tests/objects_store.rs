@@ -144,11 +144,11 @@ fn a_removed_or_replaced_file_can_still_be_read_by_who_had_it_open() {
 fn threads_that_read_see_whole_batches_while_one_writes() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
-    // A small cache, so that pages come from the file again and again.
+    // More than the cache holds, so that pages come from the file again and again.
     let objects = Arc::new(StoreBackend::with_cache(Arc::clone(store.weights().storage()), 1 << 17).unwrap());
     let batch = |round: u32, durability| {
         let texts: Vec<(String, Vec<u8>)> = (0..200_u32)
-            .map(|number| (format!("Account.{:03}", number), [round.to_le_bytes().as_slice(), &bytes(300)].concat()))
+            .map(|number| (format!("Account.{:03}", number), [round.to_le_bytes().as_slice(), &bytes(4500)].concat()))
             .collect();
         let changes: Vec<Change<'_>> =
             texts.iter().map(|(key, value)| Change { key, value: Some(value), expect: Expect::Anything }).collect();

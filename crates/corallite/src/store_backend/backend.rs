@@ -136,10 +136,7 @@ impl StoreBackend {
                 "objects cannot be changed past the transaction that this thread is in; change them through it";
             return Err(Error::Usage(problem.to_owned()));
         }
-        let Some(held) = self.shared.turn.take() else {
-            let problem = "this would wait for a batch of the same thread; publish or drop that first";
-            return Err(Error::Usage(problem.to_owned()));
-        };
+        let held = self.shared.turn.take().ok_or_else(waits_for_itself)?;
         drop(self.shared.read().map_err(|error| self.lift("write to", error))?);
         if !storage.is_writable() {
             let path = storage.path().to_owned();
@@ -202,6 +199,10 @@ impl StoreBackend {
         });
         Ok(Entries::new(self, source, map, range, with_values))
     }
+}
+
+fn waits_for_itself() -> Error {
+    Error::Usage("this would wait for a batch of the same thread; publish or drop that first".to_owned())
 }
 
 pub(super) fn each_begun(pages: &dyn Pages, mut each: impl FnMut(&[u8], Extent)) -> corallite_file::Result<()> {
@@ -270,7 +271,7 @@ impl Backend for StoreBackend {
             if reader.state.held.is_some() {
                 // A commit is under way: what the file has may be newer than what the tree says of it.
                 drop(reader);
-                drop(self.shared.turn.take());
+                self.shared.turn.take().ok_or_else(waits_for_itself)?;
                 continue;
             }
             let Some(record) = get(&reader, &tree_key(FILE, key)).map_err(lift)? else { return Ok(None) };

@@ -12,6 +12,9 @@ mod read;
 mod segments;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 pub use meta::OBJECTS_FORMAT_VERSION;
 
 pub(super) use cache::Cache;
