@@ -265,3 +265,44 @@ fn a_store_without_objects_stays_without() {
     assert!(!store.has_objects().unwrap());
     store.close().unwrap();
 }
+
+#[test]
+fn threads_that_write_share_commits_and_each_hears_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let objects = store.objects_backend().unwrap();
+    put(objects.as_ref(), "begun", b"", Durability::Durable);
+    let before = store.storage().version().unwrap();
+    let subscription = objects.watch("");
+    std::thread::scope(|scope| {
+        for thread in 0..8_u32 {
+            let objects = &objects;
+            scope.spawn(move || {
+                for round in 0..40_u32 {
+                    objects.add(&format!("own.{thread}.{round}"), b"1").unwrap();
+                    assert!(objects.has(&format!("own.{thread}.{round}")).unwrap());
+                    // All want the same key, and one gets it.
+                    let shared = objects.add(&format!("shared.{round}"), &thread.to_le_bytes());
+                    match shared {
+                        Ok(()) => {
+                            let winner = objects.get(&format!("shared.{round}")).unwrap().unwrap();
+                            assert_eq!(winner.as_ref(), thread.to_le_bytes());
+                            objects.add(&format!("won.{round}"), b"").unwrap();
+                        }
+                        Err(error) => assert!(matches!(error, Error::Exists { .. }), "{error}"),
+                    }
+                }
+            });
+        }
+    });
+    let commits = store.storage().version().unwrap().0 - before.0;
+    assert!(commits < 400, "{commits} commits");
+    assert_eq!(objects.keys("own.").unwrap().count(), 320);
+    assert_eq!(objects.keys("won.").unwrap().count(), 40);
+    let mut told = 0;
+    while subscription.try_next().is_some() {
+        told += 1;
+    }
+    assert_eq!(told, 400);
+    assert!(store.verify(&Unwatched).unwrap().damaged.is_empty());
+}

@@ -14,8 +14,10 @@ use corallite_objects::backend::{
 use super::batch::{Batch, VALUES, tree_key};
 use super::entries::Entries;
 use super::files::{BEGUN, Extent, FILE, FileChange, FileReader, FileRecord, Pieces, begun_key};
+use super::group::{Queue, shared_error};
 use super::shared::Shared;
 use super::tree::{Pages, Span, Value, get, has, scan};
+use super::turn::Held;
 use super::verify::Frozen;
 
 pub(super) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -47,6 +49,7 @@ const MOST_WAITING: usize = 4096;
 pub struct StoreBackend {
     pub(super) shared: Arc<Shared>,
     pub(super) watchers: Watchers,
+    queue: Queue,
 }
 
 impl StoreBackend {
@@ -65,7 +68,11 @@ impl StoreBackend {
     ///
     /// As [`StoreBackend::with_storage`].
     pub fn with_cache(storage: Arc<Storage>, bytes: usize) -> corallite_file::Result<Self> {
-        let backend = Self { shared: Arc::new(Shared::open(storage, bytes)?), watchers: Watchers::default() };
+        let backend = Self {
+            shared: Arc::new(Shared::open(storage, bytes)?),
+            watchers: Watchers::default(),
+            queue: Queue::default(),
+        };
         backend.give_up_begun()?;
         Ok(backend)
     }
@@ -130,13 +137,20 @@ impl StoreBackend {
     /// [`Error::Usage`] within a transaction or batch of the same thread; [`Error::Closed`]; [`Error::Backend`] of
     /// [`corallite_file::Error::ReadOnly`] when the store cannot be written.
     pub fn begin(&self) -> Result<Batch<'_>> {
-        let storage = &self.shared.storage;
-        if storage.is_in_transaction() {
-            let problem =
-                "objects cannot be changed past the transaction that this thread is in; change them through it";
-            return Err(Error::Usage(problem.to_owned()));
+        self.check_no_transaction()?;
+        self.batch(self.shared.turn.take().ok_or_else(waits_for_itself)?)
+    }
+
+    fn check_no_transaction(&self) -> Result<()> {
+        if !self.shared.storage.is_in_transaction() {
+            return Ok(());
         }
-        let held = self.shared.turn.take().ok_or_else(waits_for_itself)?;
+        let problem = "objects cannot be changed past the transaction that this thread is in; change them through it";
+        Err(Error::Usage(problem.to_owned()))
+    }
+
+    fn batch<'a>(&'a self, held: Held<'a>) -> Result<Batch<'a>> {
+        let storage = &self.shared.storage;
         drop(self.shared.read().map_err(|error| self.lift("write to", error))?);
         if !storage.is_writable() {
             let path = storage.path().to_owned();
@@ -147,6 +161,65 @@ impl StoreBackend {
             return Err(self.lift("write to", error));
         }
         Ok(Batch::new(self, held))
+    }
+
+    /// Makes changes durable, together with those of other threads that wait at the same time.
+    fn write_durably(&self, changes: &[Change<'_>]) -> Result<()> {
+        self.check_no_transaction()?;
+        if let Some(held) = self.shared.turn.try_take() {
+            let batch = self.batch(held)?;
+            batch.apply(changes)?;
+            return self.commit_with(batch, changes);
+        }
+        let own = self.queue.push(changes);
+        let Some(held) = self.shared.turn.take() else {
+            self.queue.withdraw(&own);
+            return Err(waits_for_itself());
+        };
+        // Who has the turn is the only one who takes requests out.
+        if let Some(outcome) = own.outcome() {
+            return outcome;
+        }
+        self.queue.withdraw(&own);
+        let batch = self.batch(held)?;
+        batch.apply(changes)?;
+        self.commit_with(batch, changes)
+    }
+
+    /// Commits a batch that has these changes, and takes along what waits.
+    fn commit_with<'a>(&'a self, mut batch: Batch<'a>, changes: &[Change<'_>]) -> Result<()> {
+        let mut along = Vec::new();
+        for request in self.queue.take() {
+            match batch.apply(&request.changes()) {
+                Ok(()) => along.push(request),
+                Err(error) => {
+                    request.settle(Err(error));
+                    if batch.is_broken() {
+                        // By damage that is no business of the others: each goes alone.
+                        drop(batch);
+                        batch = self.begin()?;
+                        batch.apply(changes)?;
+                        along.clear();
+                        break;
+                    }
+                }
+            }
+        }
+        let committed = self.commit(&batch).map(drop);
+        if committed.is_ok() {
+            // While it has the turn, so that they are told of in the order in which they were made.
+            self.watchers.changed(changes);
+        }
+        for request in along {
+            request.settle(match &committed {
+                Ok(()) => {
+                    self.watchers.changed(&request.changes());
+                    Ok(())
+                }
+                Err(error) => Err(shared_error(self.place(), error)),
+            });
+        }
+        committed
     }
 
     /// Commits a batch by itself.
@@ -248,14 +321,15 @@ impl Backend for StoreBackend {
     }
 
     fn write(&self, changes: &[Change<'_>], durability: Durability) -> Result<()> {
+        if durability == Durability::Durable {
+            return self.write_durably(changes);
+        }
         let batch = self.begin()?;
         batch.apply(changes)?;
-        if durability == Durability::Buffered && batch.waiting() < MOST_WAITING {
-            batch.keep();
-        } else {
-            self.commit(&batch)?;
+        if batch.waiting() >= MOST_WAITING {
+            return self.commit_with(batch, changes);
         }
-        // While it has the turn, so that they are told of in the order in which they were made.
+        batch.keep();
         self.watchers.changed(changes);
         Ok(())
     }

@@ -143,6 +143,11 @@ impl<'a> Batch<'a> {
         })
     }
 
+    /// Whether a change failed half-way, so that nothing of the batch can be committed.
+    pub(super) fn is_broken(&self) -> bool {
+        self.inner.lock().broken.is_some()
+    }
+
     /// Tells of changes once they are published.
     pub(super) fn note(&self, changes: &[Change<'_>]) {
         self.inner.lock().events.extend(changes.iter().map(|change| {

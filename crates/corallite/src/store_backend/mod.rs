@@ -12,6 +12,7 @@ mod backend;
 mod batch;
 mod entries;
 mod files;
+mod group;
 mod shared;
 mod tree;
 mod turn;

@@ -12,6 +12,16 @@ pub(super) struct Turn {
 }
 
 impl Turn {
+    /// Takes the turn if nobody has it.
+    pub(super) fn try_take(&self) -> Option<Held<'_>> {
+        let mut holder = self.holder.lock();
+        if holder.is_some() {
+            return None;
+        }
+        *holder = Some(thread::current().id());
+        Some(Held { turn: self })
+    }
+
     /// Waits for the turn; `None` when this thread has it, for it would wait for itself.
     pub(super) fn take(&self) -> Option<Held<'_>> {
         let me = thread::current().id();
