@@ -53,6 +53,6 @@ pub use object::{
 };
 pub use page::{CommitNumber, PAGE_SIZE, PageNumber};
 pub use storage::{
-    CommitInfo, FORMAT_VERSION, Item, Mapped, Mode, Options, Recognize, Replay, Snapshot, Source, Storage,
+    CommitInfo, CommitPages, FORMAT_VERSION, Item, Mapped, Mode, Options, Recognize, Replay, Snapshot, Source, Storage,
     StorageGuard, Transaction,
 };

@@ -1,6 +1,6 @@
 //! What can go wrong with a store.
 
-use crate::{file, links, weights};
+use crate::{file, links, objects, weights};
 
 /// An error of a store, by the part it comes from.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,10 @@ pub enum Error {
     /// The links.
     #[error(transparent)]
     Links(links::Error),
+
+    /// The objects.
+    #[error(transparent)]
+    Objects(Box<objects::Error>),
 }
 
 /// The result of a call of a store.
@@ -43,6 +47,12 @@ impl From<links::Error> for Error {
             links::Error::File(error) => Self::File(error),
             error => Self::Links(error),
         }
+    }
+}
+
+impl From<objects::Error> for Error {
+    fn from(error: objects::Error) -> Self {
+        Self::Objects(Box::new(error))
     }
 }
 

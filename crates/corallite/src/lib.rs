@@ -27,21 +27,25 @@
 //! ```
 //!
 //! The parts are crates of their own: [`mod@file`] is the transactional HDF5 file, [`weights`] the tensors, [`links`] the
-//! relations.
+//! relations, [`objects`] typed objects and files.
 
 mod error;
+mod store_backend;
 
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use corallite_file as file;
 pub use corallite_links as links;
 pub use corallite_links::E;
+pub use corallite_objects as objects;
 pub use corallite_weights as weights;
 pub use error::{Error, Result};
+pub use store_backend::{Batch, OBJECTS_FORMAT_VERSION, StoreBackend, Within};
 
 use corallite_file::{Access, CommitNumber, Storage};
 use corallite_links::{CIDStore, LinksOptions};
+use corallite_objects::backend::Backend;
 use corallite_weights::{
     Checkpoints, Damage, GcReport, Hdf5Options, Hdf5Store, SafetensorsFile, Unwatched, Verification, Watch, WeightHash,
     WeightStore, WeightTensor, WeightTransaction,
@@ -51,6 +55,9 @@ use error::Failed;
 
 /// The links' place in the file: there once there were any.
 const LINKS: &str = "nodes/links";
+
+/// The objects' place in the file: there once there were any.
+const OBJECTS: &str = "objects/pages";
 
 /// What a store holds; see [`Store::info`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,7 +102,8 @@ pub struct Store {
     // Dropped before the file below, into which the last links go.
     links: OnceLock<CIDStore>,
     links_options: LinksOptions,
-    /// Held while the links are opened, which happens once.
+    objects: OnceLock<Arc<StoreBackend>>,
+    /// Held while the links or the objects are opened, which happens once.
     opening: Mutex<()>,
     weights: Hdf5Store,
 }
@@ -138,7 +146,7 @@ impl Store {
     }
 
     fn of(weights: Hdf5Store, links_options: LinksOptions) -> Self {
-        Self { links: OnceLock::new(), links_options, opening: Mutex::default(), weights }
+        Self { links: OnceLock::new(), links_options, objects: OnceLock::new(), opening: Mutex::default(), weights }
     }
 
     /// How the links are opened when [`Store::links`] is called for the first time.
@@ -179,6 +187,24 @@ impl Store {
         }
         let opened = CIDStore::with_storage(self.weights.storage().clone(), self.links_options.clone())?;
         Ok(self.links.get_or_init(|| opened))
+    }
+
+    /// Values and files in the store's own file, which objects can be kept in. The backend is opened by the first call and
+    /// shared; a store that is used only for weights never has any of it. It is closed with the store.
+    ///
+    /// # Errors
+    ///
+    /// [`file::Error::Damaged`], and [`file::Error::NewerFormat`] when a newer program wrote them.
+    pub fn objects_backend(&self) -> Result<Arc<StoreBackend>> {
+        if let Some(objects) = self.objects.get() {
+            return Ok(Arc::clone(objects));
+        }
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(objects) = self.objects.get() {
+            return Ok(Arc::clone(objects));
+        }
+        let opened = Arc::new(StoreBackend::with_storage(self.weights.storage().clone())?);
+        Ok(Arc::clone(self.objects.get_or_init(|| opened)))
     }
 
     /// Whether the store has links, or had some.
@@ -224,7 +250,7 @@ impl Store {
         })
     }
 
-    /// Makes the state of an earlier commit the newest one, links included; see [`Storage::rollback_to_version`]. Links
+    /// Makes the state of an earlier commit the newest one, links and objects included; see [`Storage::rollback_to_version`]. Links
     /// that are only in the log come into the file first, as a commit that can be rolled back to. Returns the number of the
     /// new commit.
     ///
@@ -244,7 +270,14 @@ impl Store {
             let problem = "its links' log is still in use; drop every `Wal` of it before a rollback".to_owned();
             return Err(file::Error::Usage { path: self.storage().path().to_owned(), problem }.into());
         }
+        let objects = self.objects.get();
+        if let Some(objects) = objects {
+            objects.sync()?;
+        }
         let reached = self.storage().rollback_to_version(version)?;
+        if let Some(objects) = objects {
+            objects.reload()?;
+        }
         if self.has_links()? {
             // A commit made while there was a log says that its links are not whole without it. That log is given up.
             let options = self.links_options.clone().salvage(true);
@@ -308,6 +341,12 @@ impl Store {
             label: None,
             problem,
         }));
+        found.damaged.extend(StoreBackend::verify(self.storage())?.into_iter().map(|problem| Damage {
+            kind: "objects",
+            name: self.storage().path().display().to_string(),
+            label: None,
+            problem,
+        }));
         Ok(found)
     }
 
@@ -336,7 +375,20 @@ impl Store {
     ///
     /// As [`Checkpoints::gc`].
     pub fn gc(&self) -> Result<GcReport> {
+        if self.has_objects()? {
+            // Files that a crash left half written.
+            self.objects_backend()?.sync()?;
+        }
         Ok(self.checkpoints().gc(&Unwatched)?)
+    }
+
+    /// Whether the store has objects, or had some.
+    ///
+    /// # Errors
+    ///
+    /// What the file layer reports.
+    pub fn has_objects(&self) -> Result<bool> {
+        Ok(self.storage().contains(OBJECTS)?)
     }
 
     /// Closes the store: the file then stands alone. A log that a crash left beside it stays if [`Store::links`] was not
@@ -346,18 +398,22 @@ impl Store {
     ///
     /// When what was pending could not be committed. Links that could not stay in their log.
     pub fn close(mut self) -> Result<()> {
+        let objects = self.objects.take().map_or(Ok(()), |objects| objects.close());
         let links = self.links.take().map_or(Ok(()), CIDStore::close);
         let closed = self.weights.close();
-        links.map_err(Error::from).and(closed.map_err(Error::from))
+        objects.map_err(Error::from).and(links.map_err(Error::from)).and(closed.map_err(Error::from))
     }
 
-    /// Closes the store without committing what is pending of weights; links that were written come into the file. A file
+    /// Closes the store without committing what is pending of weights and objects; links that were written come into the file. A file
     /// that this opening created is removed if nothing was committed to it.
     ///
     /// # Errors
     ///
     /// As [`Store::close`].
     pub fn abandon(mut self) -> Result<()> {
+        if let Some(objects) = self.objects.take() {
+            objects.abandon();
+        }
         let links = self.links.take().map_or(Ok(()), CIDStore::close);
         let closed = self.storage().abandon();
         links.map_err(Error::from).and(closed.map_err(Error::from))

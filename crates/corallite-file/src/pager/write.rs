@@ -186,6 +186,11 @@ impl Pager {
     }
 
     /// Starts a transaction unless one is running.
+    pub(crate) fn begin_transaction(&self) -> Result<()> {
+        let mut writer = self.writer()?;
+        self.begin(&mut writer)
+    }
+
     fn begin(&self, writer: &mut Writer) -> Result<()> {
         if writer.transaction.is_some() {
             return Ok(());

@@ -3,6 +3,7 @@
 mod guard;
 mod layout;
 mod options;
+mod pages;
 mod snapshot;
 mod transaction;
 mod versions;
@@ -24,6 +25,7 @@ use crate::vfd::{self, Target};
 pub use guard::StorageGuard;
 pub use layout::FORMAT_VERSION;
 pub use options::{Mode, Options, Recognize, Source};
+pub use pages::CommitPages;
 pub use snapshot::{Mapped, Snapshot};
 pub use transaction::Transaction;
 

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::{Storage, explain, layout};
 use crate::error::{Error, Result};
 use crate::object::{DatasetWriter, superblock};
+use crate::page::PAGE_SIZE;
 use crate::pager::Pager;
 use crate::space::Use;
 
@@ -161,11 +162,45 @@ impl Transaction<'_> {
     pub fn release(&self, offset: u64, length: u64) -> Result<()> {
         let mut allocated = self.allocated.lock();
         if allocated.get(&offset) != Some(&length) {
-            let problem = format!("{length} bytes at {offset} are not room that this transaction holds");
-            return Err(Error::Usage { path: self.pager.path().to_owned(), problem });
+            return Err(self.not_held(offset, length));
         }
         allocated.remove(&offset);
         self.pager.release(offset, length)
+    }
+
+    /// Keeps room that [`Transaction::allocate`] found in this transaction although no dataset names it: what is written there
+    /// stays until [`Transaction::give_back`], or until a later transaction creates a dataset that names it. Whoever keeps it
+    /// must have it written down in this same commit, or it is lost for good.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] for anything else.
+    pub fn keep(&self, offset: u64, length: u64) -> Result<()> {
+        let mut allocated = self.allocated.lock();
+        if allocated.get(&offset) != Some(&length) {
+            return Err(self.not_held(offset, length));
+        }
+        allocated.remove(&offset);
+        Ok(())
+    }
+
+    /// Gives back room that an earlier transaction kept (see [`Transaction::keep`]) and that no dataset names.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] for what lies outside the file.
+    pub fn give_back(&self, offset: u64, length: u64) -> Result<()> {
+        if offset < PAGE_SIZE || offset.checked_add(length).is_none_or(|end| end > self.pager.eoa()) {
+            return Err(self.not_held(offset, length));
+        }
+        // Nothing may have been written in this transaction so far, and only a running one can free.
+        self.pager.begin_transaction()?;
+        self.pager.release(offset, length)
+    }
+
+    fn not_held(&self, offset: u64, length: u64) -> Error {
+        let problem = format!("{length} bytes at {offset} are not room that this transaction holds");
+        Error::Usage { path: self.pager.path().to_owned(), problem }
     }
 
     pub(crate) fn release_metadata(&self, offset: u64, length: u64) -> Result<()> {

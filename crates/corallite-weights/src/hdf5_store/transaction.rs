@@ -88,6 +88,11 @@ impl WeightTransaction<'_> {
         self.inner.file()
     }
 
+    /// The file layer's transaction below, for what else is to be in the same commit.
+    pub fn storage_transaction(&self) -> &Transaction<'_> {
+        self.inner
+    }
+
     /// The same transaction, storing with another compression.
     #[must_use]
     pub fn with_compression(&self, compression: Compression) -> WeightTransaction<'_> {
