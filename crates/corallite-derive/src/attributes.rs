@@ -74,7 +74,10 @@ impl OnStruct {
             }
         })?;
         if let (Some(migrate), None) = (&on.migrate, &on.version) {
-            return Err(Error::new(migrate.span(), "`migrate` makes documents those of a version; say `version = 1` too"));
+            return Err(Error::new(
+                migrate.span(),
+                "`migrate` makes documents those of a version; say `version = 1` too",
+            ));
         }
         Ok(on)
     }

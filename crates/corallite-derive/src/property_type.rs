@@ -10,7 +10,10 @@ use crate::attributes::{Of, OnStruct};
 pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let objects = OnStruct::read(input, Of::PropertyType)?.crate_path();
     if !input.generics.params.is_empty() {
-        return Err(Error::new(input.generics.span(), "a generic type's properties are not known; implement `PropertyType`"));
+        return Err(Error::new(
+            input.generics.span(),
+            "a generic type's properties are not known; implement `PropertyType`",
+        ));
     }
     let of = match &input.data {
         Data::Enum(data) => {

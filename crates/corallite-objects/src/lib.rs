@@ -55,10 +55,10 @@ pub mod types;
 
 #[cfg(feature = "dbm")]
 pub use backend::DbmBackend;
-#[cfg(feature = "derive")]
-pub use corallite_derive::{PropertyType, StoredObject, StoredRaw};
 pub use backend::{Backend, BackendExt, DirectoryBackend, Durability, MemoryBackend, MultiBackend};
 pub use class::{Class, OnRemove, Property, RelationType};
+#[cfg(feature = "derive")]
+pub use corallite_derive::{PropertyType, StoredObject, StoredRaw};
 pub use error::{Error, Result};
 pub use index::{Index, IndexView, Indexes, Indexing, Limits, ObjectIndexes, ObjectView, Order};
 pub use object::StoredObject;

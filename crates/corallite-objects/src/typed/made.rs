@@ -135,9 +135,9 @@ pub trait OfAnyType {
 impl<F> OfAnyType for Probe<F> {}
 
 /// An index by a function of the struct. An object that its struct cannot hold is not in it.
-pub fn index_by<T: Stored, I, V>(query: Indexing, version: u64, function: fn(&T) -> I) -> Index
+pub fn index_by<T, I, V>(query: Indexing, version: u64, function: fn(&T) -> I) -> Index
 where
-    T: 'static,
+    T: Stored + 'static,
     I: IntoIterator<Item = V> + 'static,
     V: Into<Value>,
 {
