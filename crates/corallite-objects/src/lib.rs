@@ -31,6 +31,8 @@
 //! [`Backend`](backend::Backend); a [`RawStorage`] keeps files of any size ([`StoredRaw`]); [`Indexes`] find objects by what
 //! they hold. Values are checked by [`Type`]s. HDF5 is not needed: the backend within a store's file is in the crate
 //! `corallite`.
+//!
+//! Here classes are declared at run time. In [`typed`] they are Rust structs: `#[derive(StoredObject)]`.
 
 #![deny(unsafe_code)]
 
@@ -48,12 +50,15 @@ pub mod reference;
 pub mod relation;
 mod save;
 pub mod storage;
+pub mod typed;
 pub mod types;
 
 #[cfg(feature = "dbm")]
 pub use backend::DbmBackend;
 pub use backend::{Backend, BackendExt, DirectoryBackend, Durability, MemoryBackend, MultiBackend};
 pub use class::{Class, OnRemove, Property, RelationType};
+#[cfg(feature = "derive")]
+pub use corallite_derive::{PropertyType, StoredObject, StoredRaw};
 pub use error::{Error, Result};
 pub use index::{Index, IndexView, Indexes, Indexing, Limits, ObjectIndexes, ObjectView, Order};
 pub use object::StoredObject;
@@ -62,4 +67,5 @@ pub use raw::{RawClass, RawStorage, Source, StoredRaw};
 pub use reference::Reference;
 pub use relation::{Relation, Target};
 pub use storage::ObjectStorage;
+pub use typed::{Files, Many, Object, Objects, One, PropertyType, Raw, Related, Stored, StoredFile, Weight};
 pub use types::Type;

@@ -39,6 +39,53 @@ pub(crate) struct State {
     pub(crate) is_dirty: bool,
 }
 
+/// Values for properties and relations that their class allows.
+pub(crate) struct Changes {
+    properties: Vec<(String, Option<Value>)>,
+    relations: Vec<(String, Vec<Reference>)>,
+}
+
+impl Changes {
+    pub(crate) fn checked(class: &Class, values: Map<String, Value>) -> Result<Self> {
+        let (mut properties, mut relations) = (Vec::new(), Vec::new());
+        for (name, value) in values {
+            if let Some(relation) = class.relations.get(&name) {
+                let targets =
+                    references(value).map_err(|problem| Error::Usage(format!("{}.{name} {problem}", class.name())))?;
+                relations.push((name.clone(), crate::relation::checked(class, &name, relation, targets)?));
+            } else if value.is_null() {
+                class.type_of(&name)?;
+                properties.push((name, None));
+            } else {
+                let value = class.type_of(&name)?.accept(value);
+                properties.push((name.clone(), Some(value.map_err(|violation| type_error(class, &name, violation))?)));
+            }
+        }
+        Ok(Self { properties, relations })
+    }
+
+    /// Puts them into a document; gives the names of what has another value now.
+    pub(crate) fn apply(self, document: &mut Document) -> Vec<String> {
+        let mut changed = Vec::new();
+        for (name, value) in self.properties {
+            if document.properties.get(&name) != value.as_ref() {
+                changed.push(name.clone());
+            }
+            match value {
+                Some(value) => document.properties.insert(name, value),
+                None => document.properties.remove(&name),
+            };
+        }
+        for (name, targets) in self.relations {
+            if document.relations.get(&name) != Some(&targets) {
+                changed.push(name.clone());
+            }
+            document.relations.insert(name, targets);
+        }
+        changed
+    }
+}
+
 impl StoredObject {
     pub(crate) fn new(shared: &Arc<Shared>, class: &Arc<Class>, oid: &str, state: State) -> Self {
         let (shared, class) = (Arc::clone(shared), Arc::clone(class));
@@ -168,41 +215,8 @@ impl StoredObject {
     ///
     /// [`Error::Unknown`], [`Error::Type`], [`Error::Usage`].
     pub fn update(&self, values: Value) -> Result<()> {
-        let class = &self.0.class;
-        let mut properties: Vec<(String, Option<Value>)> = Vec::new();
-        let mut relations: Vec<(String, Vec<Reference>)> = Vec::new();
-        for (name, value) in map_of(values)? {
-            if let Some(relation) = class.relations.get(&name) {
-                let targets =
-                    references(value).map_err(|problem| Error::Usage(format!("{}.{name} {problem}", class.name())))?;
-                relations.push((name.clone(), crate::relation::checked(class, &name, relation, targets)?));
-            } else if value.is_null() {
-                class.type_of(&name)?;
-                properties.push((name, None));
-            } else {
-                let value = class.type_of(&name)?.accept(value);
-                properties.push((name.clone(), Some(value.map_err(|violation| type_error(class, &name, violation))?)));
-            }
-        }
-        self.change(|document| {
-            let mut changed = Vec::new();
-            for (name, value) in properties {
-                if document.properties.get(&name) != value.as_ref() {
-                    changed.push(name.clone());
-                }
-                match value {
-                    Some(value) => document.properties.insert(name, value),
-                    None => document.properties.remove(&name),
-                };
-            }
-            for (name, targets) in relations {
-                if document.relations.get(&name) != Some(&targets) {
-                    changed.push(name.clone());
-                }
-                document.relations.insert(name, targets);
-            }
-            (changed, ())
-        });
+        let changes = Changes::checked(&self.0.class, map_of(values)?)?;
+        self.change(|document| (changes.apply(document), ()));
         Ok(())
     }
 

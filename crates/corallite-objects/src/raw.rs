@@ -204,6 +204,15 @@ impl RawStorage {
         Ok(())
     }
 
+    /// A class by its name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`].
+    pub fn class(&self, name: &str) -> Result<Arc<RawClass>> {
+        Ok(self.view(name)?.class)
+    }
+
     fn view(&self, class: &str) -> Result<RawView> {
         let classes = self.shared.classes.read();
         let known = || classes.keys().map(String::as_str);
