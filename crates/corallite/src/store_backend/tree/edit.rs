@@ -59,6 +59,12 @@ impl<'a> Cell<'a> {
     }
 }
 
+/// Whether keys ascend, which all that follows relies on. What is put together from several pages need not, if they were made
+/// to do harm.
+pub(crate) fn are_in_order(cells: &[Cell<'_>]) -> bool {
+    cells.windows(2).all(|pair| pair[0].bytes().lt(pair[1].bytes()))
+}
+
 /// Bytes that cells take in a page, slots and prefix included.
 pub(crate) fn size_of_all(cells: &[Cell<'_>]) -> usize {
     let raw: usize = cells.iter().map(|cell| SLOT + cell.payload.bytes() + cell.key_length()).sum();

@@ -6,7 +6,7 @@ use corallite_file::{Error, Result};
 use zerocopy::little_endian::{U16, U32};
 
 use super::cache::ByNumber;
-use super::edit::{Cell, Payload, divide, size_of_all};
+use super::edit::{Cell, Payload, are_in_order, divide, size_of_all};
 use super::meta::Meta;
 use super::page::{Flaw, HEADER, HIGHEST, Kind, LONGEST_INLINE, PageBuf, PageNo, ROOM, Value};
 use super::read::{Pages, chain, node};
@@ -17,6 +17,8 @@ const SPARSE: usize = ROOM / 4;
 const JOINED: usize = ROOM * 7 / 8;
 /// Numbers in a page of the free list.
 const LISTED: usize = ROOM / 4;
+
+const DISORDER: Flaw = Flaw("its keys do not fit those of the pages below it");
 
 /// The branches above a leaf, each with the child that leads to it.
 type Way = Vec<(PageNo, usize)>;
@@ -152,6 +154,9 @@ impl<P: Pages> Workspace<P> {
             let old = *self.edit(number)?;
             let mut cells = old.cells();
             cells.insert(index, cell);
+            if !are_in_order(&cells) {
+                return Err(self.damaged(number, DISORDER));
+            }
             if size_of_all(&cells) <= ROOM {
                 let mut page = PageBuf::of(level, old.link(), &cells);
                 page.header_mut().last = U16::new(index as u16);
@@ -185,7 +190,13 @@ impl<P: Pages> Workspace<P> {
             let Some((parent, child)) = way.pop() else { break };
             level += 1;
             (number, index) = (parent, child);
-            if self.edit(number)?.insert(index, &up.0, Payload::Child(up.1)) {
+            let page = self.edit(number)?;
+            let fits = index.checked_sub(1).is_none_or(|before| page.key(before) < up.0)
+                && (index == page.count() || up.0 < page.key(index));
+            if !fits {
+                return Err(self.damaged(number, DISORDER));
+            }
+            if page.insert(index, &up.0, Payload::Child(up.1)) {
                 return Ok(());
             }
             cell = Cell::new(&up.0, Payload::Child(up.1));
@@ -257,6 +268,9 @@ impl<P: Pages> Workspace<P> {
                 cells.push(Cell::new(&between, Payload::Child(right.link())));
             }
             cells.extend(right.cells());
+            if !are_in_order(&cells) {
+                return Err(self.damaged(parent, DISORDER));
+            }
             if size_of_all(&cells) > JOINED {
                 continue;
             }
