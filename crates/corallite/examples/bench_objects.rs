@@ -47,6 +47,21 @@ fn main() -> Outcome {
     }
     report("single durable put", singles, started, "");
 
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let objects = &objects;
+            scope.spawn(move || {
+                for number in 0..singles {
+                    let (key, value) = (format!("Threads.{thread}.{number:08}"), document(number));
+                    let change = Change { key: &key, value: Some(value.as_bytes()), expect: Expect::Absent };
+                    let _ = objects.write(&[change], Durability::Durable);
+                }
+            });
+        }
+    });
+    report("the same by 8 threads", 8 * singles, started, "");
+
     let (mut made, mut memory) = (0.0, 0.0);
     let started = Instant::now();
     for batch in 0..count / 1000 {

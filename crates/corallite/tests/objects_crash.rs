@@ -69,7 +69,8 @@ impl Recorded {
                 3..6 => {
                     let key = format!("file/{}", random.below(3));
                     if random.one_in(4) {
-                        backend.remove_stream(&key)?;
+                        // Where there is nothing to remove nothing is committed.
+                        is_durable = backend.remove_stream(&key)?;
                         now.files.remove(&key);
                     } else {
                         // Sometimes in several pieces, and sometimes given up after the first of them.
