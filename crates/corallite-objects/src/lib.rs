@@ -27,8 +27,8 @@
 //! # Ok::<(), corallite_objects::Error>(())
 //! ```
 //!
-//! An [`ObjectStorage`] keeps the [`StoredObject`]s of registered [`Class`]es as JSON documents in a
-//! [`Backend`](backend::Backend); a [`RawStorage`] keeps files of any size ([`StoredRaw`]); [`Indexes`] find objects by what
+//! An [`ObjectStorage`] keeps the [`StoredObject`](struct@StoredObject)s of registered [`Class`]es as JSON documents in a
+//! [`Backend`]; a [`RawStorage`] keeps files of any size ([`StoredRaw`](struct@StoredRaw)); [`Indexes`] find objects by what
 //! they hold. Values are checked by [`Type`]s. HDF5 is not needed: the backend within a store's file is in the crate
 //! `corallite`.
 //!

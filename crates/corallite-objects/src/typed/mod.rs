@@ -156,6 +156,10 @@ pub trait StoredFile: Related<Handle = Raw<Self>> {
 }
 
 /// What [`One`] and [`Many`] can lead to: objects, files, and [`Weight`]s.
+#[diagnostic::on_unimplemented(
+    message = "nothing can lead to `{Self}`",
+    label = "relations lead to what derives `StoredObject` or `StoredRaw`, and to `Weight`"
+)]
 pub trait Related: Sized {
     /// The collection that references to it name.
     const COLLECTION: &'static str;

@@ -28,6 +28,7 @@ impl Related for Weight {
 }
 
 /// A field that is a relation: [`One`] or [`Many`].
+#[diagnostic::on_unimplemented(message = "`{Self}` is no relation", label = "relations are `One<…>` and `Many<…>`")]
 pub trait RelationField {
     /// What the class declares.
     fn relation(on_remove: OnRemove) -> RelationType;
