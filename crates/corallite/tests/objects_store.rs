@@ -279,7 +279,7 @@ fn threads_that_write_share_commits_and_each_hears_of_its_own() {
             let objects = &objects;
             scope.spawn(move || {
                 for round in 0..40_u32 {
-                    objects.add(&format!("own.{thread}.{round}"), b"1").unwrap();
+                    put(objects.as_ref(), &format!("own.{thread}.{round}"), b"1", Durability::Durable);
                     assert!(objects.has(&format!("own.{thread}.{round}")).unwrap());
                     // All want the same key, and one gets it.
                     let shared = objects.add(&format!("shared.{round}"), &thread.to_le_bytes());

@@ -172,14 +172,16 @@ impl StoreBackend {
             return self.commit_with(batch, changes);
         }
         let own = self.queue.push(changes);
-        let Some(held) = self.shared.turn.take() else {
-            self.queue.withdraw(&own);
-            return Err(waits_for_itself());
+        let held = match self.shared.turn.take_unless(|| own.outcome()) {
+            Some(Ok(held)) => held,
+            // Somebody took it along.
+            Some(Err(outcome)) => return outcome,
+            None => {
+                self.queue.withdraw(&own);
+                return Err(waits_for_itself());
+            }
         };
         // Who has the turn is the only one who takes requests out.
-        if let Some(outcome) = own.outcome() {
-            return outcome;
-        }
         self.queue.withdraw(&own);
         let batch = self.batch(held)?;
         batch.apply(changes)?;

@@ -24,16 +24,28 @@ impl Turn {
 
     /// Waits for the turn; `None` when this thread has it, for it would wait for itself.
     pub(super) fn take(&self) -> Option<Held<'_>> {
+        match self.take_unless(|| None::<()>) {
+            Some(Ok(held)) => Some(held),
+            Some(Err(())) | None => None,
+        }
+    }
+
+    /// The same, until `done` gives something, which is asked whenever somebody has given the turn up.
+    pub(super) fn take_unless<T>(&self, mut done: impl FnMut() -> Option<T>) -> Option<Result<Held<'_>, T>> {
         let me = thread::current().id();
         let mut holder = self.holder.lock();
-        while let Some(other) = *holder {
-            if other == me {
-                return None;
+        loop {
+            if let Some(value) = done() {
+                return Some(Err(value));
             }
-            self.freed.wait(&mut holder);
+            match *holder {
+                None => break,
+                Some(other) if other == me => return None,
+                Some(_) => self.freed.wait(&mut holder),
+            }
         }
         *holder = Some(me);
-        Some(Held { turn: self })
+        Some(Ok(Held { turn: self }))
     }
 }
 
@@ -46,6 +58,6 @@ pub(super) struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         *self.turn.holder.lock() = None;
-        self.turn.freed.notify_one();
+        self.turn.freed.notify_all();
     }
 }
