@@ -126,7 +126,22 @@ impl Class {
 
     /// The names of its indexes.
     pub fn indexes(&self) -> impl Iterator<Item = &str> {
-        self.indexes.keys().map(String::as_str)
+        self.indexes.keys().map(String::as_str).filter(|name| !name.starts_with('@'))
+    }
+
+    /// Adds the indexes by which those are found who refer to a target that is removed.
+    pub(crate) fn index_referrers(&mut self) {
+        for (name, relation) in &self.relations {
+            if relation.on_remove != OnRemove::Keep {
+                let index = Arc::new(Index::of_property(name, Indexing::Value));
+                self.indexes.insert(Self::referrers(name), index);
+            }
+        }
+    }
+
+    /// The name of the index by which those are found who refer to a target by a relation.
+    pub(crate) fn referrers(relation: &str) -> String {
+        format!("@{relation}")
     }
 
     /// Keeps its objects in a collection of another name.
@@ -194,6 +209,9 @@ impl Class {
     /// Adds an index of any kind.
     pub fn with_index(mut self, name: impl Into<String>, index: Index) -> Self {
         let name = name.into();
+        if !is_name(&name) {
+            self.note(format!("`{name}` is no name of an index; names are letters, digits and `_`"));
+        }
         if self.indexes.insert(name.clone(), Arc::new(index)).is_some() {
             self.note(format!("it has two indexes `{name}`"));
         }
@@ -286,8 +304,7 @@ impl Class {
     }
 
     pub(crate) fn known_index(&self, name: &str) -> Result<&Arc<Index>> {
-        let known = || self.indexes.keys().map(String::as_str);
-        self.indexes.get(name).ok_or_else(|| Error::unknown(&self.name, "index", name, known()))
+        self.indexes.get(name).ok_or_else(|| Error::unknown(&self.name, "index", name, self.indexes()))
     }
 
     pub(crate) fn key(&self, oid: &str) -> String {

@@ -51,7 +51,7 @@ pub(crate) fn save(shared: &Shared, objects: &[StoredObject], durability: Durabi
     if let Some(keeper) = shared.keeper.get() {
         for one in &prepared {
             let (class, oid) = (one.object.class(), one.object.oid());
-            if class.indexes().next().is_none() {
+            if class.indexes.is_empty() {
                 continue;
             }
             let old = stored_document(shared, class, oid, one.state.stored.as_ref())?;

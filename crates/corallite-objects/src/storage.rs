@@ -11,7 +11,7 @@ use crate::backend::{Backend, BackendExt, Change, Durability, Expect, Range, Sub
 use crate::class::Class;
 use crate::document::Document;
 use crate::error::{Error, Result};
-use crate::index::Keeper;
+use crate::index::{Keeper, ObjectIndexes, Order};
 use crate::key;
 use crate::object::{Inner, State, StoredObject};
 use crate::raw::{RawStorage, RawView};
@@ -91,8 +91,9 @@ impl ObjectStorage {
     /// # Errors
     ///
     /// [`Error::Declaration`] when the class makes no sense, or its name or collection is taken; what the backends report.
-    pub fn register(&self, class: Class) -> Result<Arc<Class>> {
+    pub fn register(&self, mut class: Class) -> Result<Arc<Class>> {
         class.check()?;
+        class.index_referrers();
         let class = Arc::new(class);
         let _alone = self.shared.saving.write();
         {
@@ -526,6 +527,18 @@ impl Shared {
             });
             let names: Vec<&String> = declared.map(|(name, _)| name).collect();
             if names.is_empty() {
+                continue;
+            }
+            if let Some(keeper) = self.keeper.get() {
+                let (shared, keeper) = (Arc::clone(self), Arc::clone(keeper));
+                let indexes = ObjectIndexes { shared, keeper, class: Arc::clone(&class) };
+                let key = Value::String(target.key());
+                for name in names {
+                    let by = indexes.by(&Class::referrers(name))?;
+                    for oid in by.oids_between(Some(&key), Some(&key), Order::Ascending)? {
+                        found.extend(self.load(&class, &oid?)?.map(|object| (object, name.clone())));
+                    }
+                }
                 continue;
             }
             for entry in self.backend.entries_in(&Range::prefix(&key::prefix(class.collection())))? {

@@ -232,7 +232,15 @@ fn relations_keep_their_order_and_hold_no_duplicates() -> Outcome {
 
 #[test]
 fn what_happens_to_those_who_refer_to_a_removed_object_is_declared() -> Outcome {
+    what_happens_to_referrers(false)?;
+    what_happens_to_referrers(true)
+}
+
+fn what_happens_to_referrers(with_indexes: bool) -> Outcome {
     let storage = storage();
+    if with_indexes {
+        Indexes::attach(&storage, Arc::clone(storage.backend()))?;
+    }
     storage.register(Class::new("Target"))?;
     let referring = |name: &str, on_remove| Class::new(name).many("to", "Target").on_remove("to", on_remove);
     storage.register(referring("Keeps", OnRemove::Keep))?;

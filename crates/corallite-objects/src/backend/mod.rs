@@ -129,6 +129,9 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// [`Error::Key`], and as [`Backend::get`].
     fn rename_stream(&self, from: &str, to: &str, durability: Durability) -> Result<bool> {
         let Some(mut old) = self.read_stream(from)? else { return Ok(false) };
+        if from == to {
+            return Ok(true);
+        }
         let mut new = self.write_stream(to)?;
         std::io::copy(&mut old, &mut new).map_err(|error| Error::io("copy a stream in", self.location(), error))?;
         new.finish(durability)?;

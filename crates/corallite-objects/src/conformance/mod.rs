@@ -18,6 +18,8 @@ mod data;
 mod life;
 mod ranges;
 mod streams;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod values;
 

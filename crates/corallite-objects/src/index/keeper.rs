@@ -21,7 +21,7 @@ use crate::storage::{ObjectStorage, Shared};
 const STATE: &str = "@indexes";
 
 /// Entries written at a time when an index is built.
-const BUILD_BATCH: usize = 20_000;
+const BUILD_BATCH: usize = 50_000;
 
 /// What a crash can have left of indexes that are in another backend than their objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,9 +125,8 @@ impl Indexes {
         let _alone = shared.saving.write();
         let mut entries = 0;
         for class in shared.classes() {
-            for (name, index) in &class.indexes {
-                entries += self.keeper.build(shared, &class, name, index)?;
-            }
+            let all: Vec<(&String, &Index)> = class.indexes.iter().map(|(name, index)| (name, &**index)).collect();
+            entries += self.keeper.build(shared, &class, &all)?.iter().sum::<u64>();
         }
         self.keeper.verifies.store(false, Ordering::Release);
         if sync {
@@ -227,6 +226,8 @@ impl Keeper {
     /// Builds the indexes of a class that are not there, were declared otherwise, or are not whole. Nobody saves meanwhile.
     pub(crate) fn register(&self, shared: &Shared, class: &Class) -> Result<()> {
         let state = self.state.load(Ordering::Acquire);
+        let mut chosen: Vec<(&String, &Index)> = Vec::new();
+        let mut reasons = Vec::new();
         for (name, index) in &class.indexes {
             // A value too many in a unique index would keep others from having it.
             let is_partial = state == State::Partial as u8 || state == State::Extra as u8 && index.is_unique();
@@ -237,58 +238,82 @@ impl Keeper {
             if is_this && !is_partial {
                 continue;
             }
-            let entries = self.build(shared, class, name, index)?;
-            let why = match found {
-                Some(_) if is_this => "was not whole after a crash",
-                Some(_) => "was declared otherwise",
-                None if entries > 0 => "was not there",
-                None => continue,
-            };
-            self.warn(format!("the index {}.by.{name} {why} and was built again: {entries} entries", class.name()));
+            chosen.push((name, index));
+            reasons.push(match found {
+                Some(_) if is_this => Some("was not whole after a crash"),
+                Some(_) => Some("was declared otherwise"),
+                None => None,
+            });
+        }
+        let counts = self.build(shared, class, &chosen)?;
+        for (((name, _), count), reason) in chosen.iter().zip(counts).zip(reasons) {
+            // A new index of a class without objects is nothing to speak of.
+            if let Some(reason) = reason.or((count > 0).then_some("was not there")) {
+                self.warn(format!(
+                    "the index {}.by.{name} {reason} and was built again: {count} entries",
+                    class.name()
+                ));
+            }
         }
         Ok(())
     }
 
-    /// Builds one index from the objects.
-    fn build(&self, shared: &Shared, class: &Class, name: &str, index: &Index) -> Result<u64> {
-        let definition_key = definition_key(class.collection(), name);
-        let done = json!({ "definition": index.definition(class.version()) }).to_string();
-        // It counts as not there until it is.
-        let remove = Change { key: &definition_key, value: None, expect: Expect::Anything };
-        self.backend.write(&[remove], Durability::Durable)?;
-        let prefix = index_prefix(class.collection(), name);
-        self.remove_all(&Range::prefix(&prefix))?;
-        self.remove_all(&Range::prefix(&claim_key(class.collection(), name, "")))?;
+    /// Builds indexes of a class from its objects, in one pass; says how many entries each has.
+    fn build(&self, shared: &Shared, class: &Class, indexes: &[(&String, &Index)]) -> Result<Vec<u64>> {
+        let mut counts = vec![0; indexes.len()];
+        if indexes.is_empty() {
+            return Ok(counts);
+        }
+        let collection = class.collection();
+        let keys: Vec<String> = indexes.iter().map(|(name, _)| definition_key(collection, name)).collect();
+        // They count as not there until they are.
+        let removed: Vec<Change<'_>> =
+            keys.iter().map(|key| Change { key, value: None, expect: Expect::Anything }).collect();
+        self.backend.write(&removed, Durability::Durable)?;
+        let prefixes: Vec<String> = indexes.iter().map(|(name, _)| index_prefix(collection, name)).collect();
+        for (prefix, (name, _)) in prefixes.iter().zip(indexes) {
+            self.remove_all(&Range::prefix(prefix))?;
+            self.remove_all(&Range::prefix(&claim_key(collection, name, "")))?;
+        }
 
         let mut entries = Vec::with_capacity(BUILD_BATCH + 64);
-        let mut count = 0;
-        for found in shared.backend.entries_in(&Range::prefix(&key::prefix(class.collection())))? {
+        for found in shared.backend.entries_in(&Range::prefix(&key::prefix(collection)))? {
             let (key, bytes) = found?;
             let Some((_, oid)) = key::split(&key) else { continue };
             // A damaged object is in no index; whoever asks for it is told.
             let document = match Document::from_bytes(class, oid, &bytes, &|| shared.backend.location()) {
                 Ok(document) => document,
                 Err(error) => {
-                    self.warn(format!("left out of {}.by.{name}: {error}", class.name()));
+                    self.warn(format!("left out of the indexes of {}: {error}", class.name()));
                     continue;
                 }
             };
-            for part in index.keys(ObjectView { oid, document: &document }) {
-                let (entry, value) = encode::entry(&prefix, &part, oid);
-                entries.push((entry, value.to_vec()));
-                if index.is_unique() {
-                    entries.push((claim_key(class.collection(), name, &part), oid.as_bytes().to_vec()));
+            for ((prefix, (name, index)), count) in prefixes.iter().zip(indexes).zip(&mut counts) {
+                for part in index.keys(ObjectView { oid, document: &document }) {
+                    let (entry, value) = encode::entry(prefix, &part, oid);
+                    entries.push((entry, value.to_vec()));
+                    if index.is_unique() {
+                        entries.push((claim_key(collection, name, &part), oid.as_bytes().to_vec()));
+                    }
+                    *count += 1;
                 }
-                count += 1;
             }
             if entries.len() >= BUILD_BATCH {
                 self.put_all(&mut entries)?;
             }
         }
         self.put_all(&mut entries)?;
-        let built = Change { key: &definition_key, value: Some(done.as_bytes()), expect: Expect::Anything };
-        self.backend.write(&[built], Durability::Durable)?;
-        Ok(count)
+        let definitions: Vec<String> = indexes
+            .iter()
+            .map(|(_, index)| json!({ "definition": index.definition(class.version()) }).to_string())
+            .collect();
+        let built: Vec<Change<'_>> = keys
+            .iter()
+            .zip(&definitions)
+            .map(|(key, definition)| Change { key, value: Some(definition.as_bytes()), expect: Expect::Anything })
+            .collect();
+        self.backend.write(&built, Durability::Durable)?;
+        Ok(counts)
     }
 
     fn put_all(&self, entries: &mut Vec<(String, Vec<u8>)>) -> Result<()> {

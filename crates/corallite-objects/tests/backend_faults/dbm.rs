@@ -7,15 +7,10 @@ use std::path::{Path, PathBuf};
 use corallite_objects::Error;
 use corallite_objects::backend::{Backend, DbmBackend, Durability, Range};
 
-use super::{document, noise, put, put_stream};
+use super::{document, noise, place, put, put_stream};
 
 const VALUES: usize = 300;
 const STREAM: usize = 400_000;
-
-/// In memory where there is such a place: a file is opened some hundred times.
-fn place() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
-}
 
 /// A file with values and a stream, closed.
 fn file(place: &Path) -> PathBuf {

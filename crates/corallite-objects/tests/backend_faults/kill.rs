@@ -8,10 +8,10 @@ use std::process::Stdio;
 use corallite_objects::Error;
 use corallite_objects::backend::{Backend, BackendExt, Change, Durability, Expect, Range};
 
-use super::{child, document, noise, open, put, put_stream, stream, task};
+use super::{child, document, noise, open, place, put, put_stream, stream, task};
 
 /// How long a stream of the child is. The dbm backend writes it in more than one transaction.
-const STREAM: usize = 5_000_000;
+const STREAM: usize = 4_400_000;
 
 /// What the child stores under a number, before it says so.
 fn store(backend: &dyn Backend, number: usize) {
@@ -100,7 +100,7 @@ fn temporaries(place: &Path) -> usize {
 }
 
 fn kill_loop(kind: &str) {
-    let place = tempfile::tempdir().unwrap();
+    let place = place();
     let mut first = 0;
     for acknowledged in [1, 4, 7, 2, 12] {
         let last = killed_writer(kind, place.path(), first, acknowledged);
@@ -146,7 +146,7 @@ fn incrementer() {
 
 #[test]
 fn a_counter_that_several_processes_swap_in_a_directory_loses_no_increment() {
-    let place = tempfile::tempdir().unwrap();
+    let place = place();
     let backend = open("directory", place.path()).unwrap();
     backend.add("A.counter", b"0").unwrap();
     // While others come and go, a temporary file of this one stays.
@@ -165,7 +165,7 @@ fn a_counter_that_several_processes_swap_in_a_directory_loses_no_increment() {
 
 #[test]
 fn a_dbm_file_that_another_process_has_open_is_refused_and_says_so() {
-    let place = tempfile::tempdir().unwrap();
+    let place = place();
     let backend = open("dbm", place.path()).unwrap();
     backend.add("A.counter", b"0").unwrap();
     let output = child("kill::incrementer", "dbm", place.path()).output().unwrap();
@@ -205,7 +205,7 @@ fn limited() {
 #[test]
 fn where_there_is_no_space_an_error_says_so_and_the_old_values_stay() {
     for kind in ["directory", "dbm"] {
-        let place = tempfile::tempdir().unwrap();
+        let place = place();
         let plain = child("kill::limited", kind, place.path());
         let mut limited = std::process::Command::new("bash");
         // What is written beyond the limit fails instead of killing the process.

@@ -1,5 +1,6 @@
 //! What happens to processes, disks and files, and what the backends make of it.
 
+#![cfg(feature = "dbm")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod dbm;
@@ -12,6 +13,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use corallite_objects::backend::{Backend, Change, DbmBackend, DirectoryBackend, Durability, Expect};
+
+/// In memory where there is such a place: what a killed process wrote is there as well, and no slow disk is waited for.
+fn place() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
 
 /// Opens the kind of backend.
 fn open(kind: &str, place: &Path) -> corallite_objects::Result<Arc<dyn Backend>> {

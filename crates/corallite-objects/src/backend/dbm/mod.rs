@@ -5,6 +5,8 @@
 
 mod file;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::ops::Bound;

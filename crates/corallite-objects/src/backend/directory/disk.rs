@@ -97,7 +97,10 @@ impl Hidden {
 
     /// Tells others that it is not open here any more.
     pub(super) fn close(&self) {
-        *self.open.lock() = None;
+        if let Some(open) = self.open.lock().take() {
+            // Not only closed: a process that is just being started may have the file for a moment.
+            let _ = open.unlock();
+        }
     }
 
     /// A new temporary file for what `path` is to hold.
