@@ -189,7 +189,7 @@ fn version(meta: &ParseNestedMeta<'_>) -> Result<LitInt> {
 }
 
 /// Whether there can be a property, relation or index of this name; the rules of `Class`.
-pub(crate) fn check_name(name: &str, span: Span) -> Result<()> {
+fn check_name(name: &str, span: Span) -> Result<()> {
     if RESERVED.contains(&name) {
         let problem = format!(
             "`{name}` is reserved, as {} are; take another name, or say `#[object(rename = \"…\")]`",

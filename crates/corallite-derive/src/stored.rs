@@ -7,7 +7,7 @@ use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Expr, Field, Fields, Path, Result};
 
-use crate::attributes::{IndexBy, Of, OnField, OnStruct, check_collection, check_name, plain};
+use crate::attributes::{IndexBy, Of, OnField, OnStruct, check_collection, plain};
 
 /// A field of the struct.
 struct Part<'a> {
@@ -19,7 +19,6 @@ struct Part<'a> {
 
 /// A struct, as far as objects and files have in common.
 struct Form<'a> {
-    input: &'a DeriveInput,
     on: OnStruct,
     objects: Path,
     name: String,
@@ -60,7 +59,7 @@ impl<'a> Form<'a> {
         }
         match errors {
             Some(errors) => Err(errors),
-            None => Ok(Self { input, objects: on.crate_path(), on, name, collection, parts }),
+            None => Ok(Self { objects: on.crate_path(), on, name, collection, parts }),
         }
     }
 
@@ -186,7 +185,6 @@ pub(crate) fn object(input: &DeriveInput) -> Result<TokenStream> {
         steps.push(quote!(class.open()));
     }
     let (name, collection, conversions) = (&form.name, &form.collection, form.conversions());
-    check_name(name, form.on.name.as_ref().map_or(form.input.ident.span(), |name| name.span()))?;
     Ok(quote! {
         const _: () = {
             #[allow(unused_imports)]

@@ -196,6 +196,16 @@ impl ObjectStorage {
     ///
     /// As [`ObjectStorage::get`] and [`ObjectStorage::create_with_oid`].
     pub fn ensure(&self, class: &str, oid: &str) -> Result<StoredObject> {
+        self.ensure_with(class, oid, || Ok(Value::Null))
+    }
+
+    /// [`ObjectStorage::ensure`], with the properties of a new one.
+    pub(crate) fn ensure_with(
+        &self,
+        class: &str,
+        oid: &str,
+        properties: impl FnOnce() -> Result<Value>,
+    ) -> Result<StoredObject> {
         if let Some(object) = self.get(class, oid)? {
             return Ok(object);
         }
@@ -204,7 +214,7 @@ impl ObjectStorage {
         if let Some(object) = unsaved.filter(|object| !object.is_removed()) {
             return Ok(object);
         }
-        self.create_with_oid(class, oid, Value::Null)
+        self.create_with_oid(class, oid, properties()?)
     }
 
     /// Whether there is an object with an id.

@@ -1,6 +1,7 @@
 //! What the derive macros' code calls. Not for others: it changes with them.
 
 use std::marker::PhantomData;
+use std::sync::OnceLock;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -141,8 +142,10 @@ where
     I: IntoIterator<Item = V> + 'static,
     V: Into<Value>,
 {
+    // Made when it is needed: the class is not, yet, that this index is for.
+    let class = OnceLock::new();
     Index::by(query, version, move |view: ObjectView<'_>| {
-        let values = super::object::values_of(&T::class(), view.document);
+        let values = super::object::values_of(class.get_or_init(T::class), view.document);
         let value = T::from_values(values);
         value.map(|value| function(&value).into_iter().map(Into::into).collect()).unwrap_or_default()
     })

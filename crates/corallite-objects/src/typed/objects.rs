@@ -92,7 +92,8 @@ impl<T: Stored> Objects<T> {
         Ok(Object::new(self.storage.create_with_oid(T::NAME, oid, Value::Object(value.to_values()?))?))
     }
 
-    /// Stores a new object, durably.
+    /// Stores a new object, durably. It is stored at once also within [`ObjectStorage::scope`], which saves what
+    /// [`Objects::create`] makes.
     ///
     /// # Errors
     ///
@@ -136,15 +137,8 @@ impl<T: Stored> Objects<T> {
     where
         T: Default,
     {
-        if let Some(object) = self.get(oid)? {
-            return Ok(object);
-        }
-        let object = Object::new(self.storage.ensure(T::NAME, oid)?);
-        // One that somebody made meanwhile has its values.
-        if object.read().is_err() {
-            object.update(Value::Object(T::default().to_values()?))?;
-        }
-        Ok(object)
+        let values = || Ok(Value::Object(T::default().to_values()?));
+        Ok(Object::new(self.storage.ensure_with(T::NAME, oid, values)?))
     }
 
     /// Whether there is an object with an id.
