@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::index::{Index, Indexing};
 use crate::key;
+use crate::reference::Reference;
 use crate::types::Type;
 
 /// Names that no property, relation or index can have.
@@ -64,6 +65,13 @@ pub struct RelationType {
     pub is_many: bool,
     /// What happens when a target is removed.
     pub on_remove: OnRemove,
+}
+
+impl RelationType {
+    /// Whether it has a say when a target is removed.
+    pub(crate) fn guards(&self, target: &Reference) -> bool {
+        self.on_remove != OnRemove::Keep && (self.targets.is_empty() || self.targets.contains(&target.collection))
+    }
 }
 
 /// What happens to a relation when a target of it is removed.
@@ -271,6 +279,10 @@ impl Class {
             let missing = index.properties().iter().find(|property| !self.has(property));
             if let Some(property) = missing {
                 return Err(wrong(format!("its index `{name}` is over `{property}`, which it does not have")));
+            }
+            let is_secret = |name: &String| self.properties.get(name).is_some_and(|property| property.of.is_secret());
+            if let Some(property) = index.properties().iter().find(|property| is_secret(property)) {
+                return Err(wrong(format!("its index `{name}` is over `{property}`, which holds passwords")));
             }
         }
         Ok(())

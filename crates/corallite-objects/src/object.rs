@@ -17,6 +17,9 @@ use crate::relation::Relation;
 use crate::save;
 use crate::storage::{Shared, expectation, map_of, type_error};
 
+/// How deep an export may go.
+const DEEPEST_EXPORT: usize = 64;
+
 /// An object. Clones are the same object; the storage gives everybody who asks for one id the same one. What is changed is
 /// kept when it is saved.
 #[derive(Clone)]
@@ -290,7 +293,11 @@ impl StoredObject {
     pub fn remove(&self) -> Result<()> {
         let shared = &self.0.shared;
         let target = self.reference();
-        let referrers = shared.referrers(&target)?;
+        // While nobody begins to refer to it.
+        let is_guarded = self.is_stored() && shared.is_guarded(&target);
+        let _alone = is_guarded.then(|| shared.saving.write());
+        let _saving = (!is_guarded).then(|| shared.saving.read());
+        let referrers = if is_guarded { shared.referrers(&target)? } else { Vec::new() };
         for (referrer, name) in &referrers {
             let is_itself = referrer == self;
             if !is_itself && self.on_remove_of(referrer, name) == Some(OnRemove::Refuse) {
@@ -304,10 +311,9 @@ impl StoredObject {
             let had_changes = referrer.is_changed();
             referrer.relation(name)?.remove(&target)?;
             if !had_changes {
-                referrer.save()?;
+                save::save_held(shared, std::slice::from_ref(referrer), Durability::Durable)?;
             }
         }
-        let _saving = shared.saving.read();
         let mut state = self.0.state.lock();
         if self.is_removed() {
             return Ok(());
@@ -320,10 +326,9 @@ impl StoredObject {
                 shared.write_object(&self.0.class, &self.0.oid, change, (old.as_ref(), None), Durability::Durable);
             match written {
                 Ok(()) => {}
-                Err(Error::Changed { key, found, .. }) => {
-                    let stored = found.and_then(|bytes| serde_json::from_slice(&bytes).ok()).map(Box::new);
-                    let own = Box::new(state.document.to_json(&self.0.class, &self.0.oid));
-                    return Err(Error::Conflict { key, ours: state.document.revision, own, stored });
+                Err(Error::Changed { found, .. }) => {
+                    let ours = state.document.revision;
+                    return Err(save::conflict(self, &state.document, ours, found.as_deref()));
                 }
                 Err(error) => return Err(error),
             }
@@ -360,13 +365,13 @@ impl StoredObject {
 
     /// Itself as JSON: with depth 0 its id and type; with 1 its properties and update times too, and its relations as
     /// references; with more, the targets of relations as exports of one depth less. Where that comes back to an object it
-    /// is within, there is a reference. Passwords are left out. Targets that do not exist stay references.
+    /// is within, and 64 levels down, there is a reference. Passwords are left out. Targets that do not exist stay references.
     ///
     /// # Errors
     ///
     /// Those of loading the targets.
     pub fn export(&self, depth: usize) -> Result<Value> {
-        self.export_within(depth, &mut Vec::new())
+        self.export_within(depth.min(DEEPEST_EXPORT), &mut Vec::new())
     }
 
     fn export_within(&self, depth: usize, within: &mut Vec<Reference>) -> Result<Value> {

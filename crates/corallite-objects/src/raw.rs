@@ -116,6 +116,15 @@ impl From<PathBuf> for Source {
     }
 }
 
+/// A reader that was read already.
+struct Spent;
+
+impl Read for Spent {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::other("the reader was read by a save that failed; give the file its data again"))
+    }
+}
+
 /// Files of registered classes, kept in a backend. Cheap to clone; shared by threads.
 ///
 /// ```
@@ -244,6 +253,7 @@ impl RawStorage {
     pub fn create_with_oid(&self, class: &str, oid: &str, data: impl Into<Source>, meta: Value) -> Result<StoredRaw> {
         let RawView { shared, class } = self.view(class)?;
         key::check(&key::of(&class.collection, oid))?;
+        key::check(oid)?;
         let state = State { record: Record::default(), stored: None, pending: Some(data.into()), is_dirty: true };
         let raw = StoredRaw(Arc::new(Inner { shared, class, oid: oid.to_owned(), state: Mutex::new(state) }));
         raw.set_meta(meta)?;
@@ -479,24 +489,35 @@ impl StoredRaw {
             return Ok(false);
         }
         let mut record = state.record.clone();
-        record.revision += 1;
+        record.revision = record.revision.saturating_add(1);
         let part = match state.pending.take() {
             None => None,
             Some(source) => {
-                let (source, part) = self.upload(source, &mut record)?;
                 // What can be read again is kept for another attempt.
-                state.pending = source;
+                state.pending = Some(match &source {
+                    Source::Bytes(bytes) => Source::Bytes(bytes.clone()),
+                    Source::Path(path) => Source::Path(path.clone()),
+                    Source::Reader(_) => Source::Reader(Box::new(Spent)),
+                });
+                let part = self.upload(source, &mut record)?;
                 record.updates.insert("oid".to_owned(), now());
                 Some(part)
             }
         };
+        if record.hash.is_empty() {
+            return Err(Error::Usage(format!(
+                "{key} has no data (any more); give it some before it is saved",
+                key = self.key()
+            )));
+        }
         let key = self.key();
         let _using = using.lock();
         if let Some(part) = &part {
             let data = data_key(&record.hash);
             match backend.read_stream(&data)? {
                 Some(_) => drop(backend.remove_stream(part)?),
-                None => drop(backend.rename_stream(part, &data, durability)?),
+                None if backend.rename_stream(part, &data, durability)? => {}
+                None => return Err(self.damaged("its data was removed while it was saved; save it again".to_owned())),
             }
         }
         let bytes = Bytes::from(serde_json::to_vec(&record).map_err(|error| Error::Usage(error.to_string()))?);
@@ -525,14 +546,9 @@ impl StoredRaw {
     }
 
     /// Streams data to a part; notes its hash and size.
-    fn upload(&self, source: Source, record: &mut Record) -> Result<(Option<Source>, String)> {
+    fn upload(&self, source: Source, record: &mut Record) -> Result<String> {
         let backend = &self.0.shared.backend;
         let part = format!("@part.{}", key::new_oid());
-        let again = match &source {
-            Source::Bytes(bytes) => Some(Source::Bytes(bytes.clone())),
-            Source::Path(path) => Some(Source::Path(path.clone())),
-            Source::Reader(_) => None,
-        };
         let (mut reader, name): (Box<dyn Read>, String) = match source {
             Source::Bytes(bytes) => (Box::new(io::Cursor::new(bytes)), "the data".to_owned()),
             Source::Reader(reader) => (reader, "the data".to_owned()),
@@ -558,7 +574,7 @@ impl StoredRaw {
         // It becomes durable with its name.
         WriteStream::finish(writer, Durability::Durable)?;
         (record.hash, record.size) = (hasher.finalize().to_hex().to_string(), size);
-        Ok((again, part))
+        Ok(part)
     }
 
     /// Removes data that nobody uses any more. The caller holds the lock of uses.
@@ -602,6 +618,9 @@ impl StoredRaw {
             self.release(&state.record.hash)?;
         }
         state.stored = None;
+        // Its data is gone: it takes other data to save it again.
+        state.record.hash = String::new();
+        state.record.size = 0;
         state.is_dirty = true;
         Ok(())
     }
@@ -694,7 +713,9 @@ impl StoredRaw {
         let mut value = json!({ "oid": self.oid(), "type": self.0.class.name });
         if depth > 0 {
             let state = self.0.state.lock();
-            value["meta"] = Value::Object(state.record.meta.clone());
+            let is_secret = |name: &String| self.0.class.fields.get(name).is_some_and(Type::is_secret);
+            let shown = state.record.meta.iter().filter(|(name, _)| !is_secret(name));
+            value["meta"] = shown.map(|(name, value)| (name.clone(), value.clone())).collect();
             value["size"] = state.record.size.into();
             value["hash"] = state.record.hash.clone().into();
             value["updates"] = json!(state.record.updates);

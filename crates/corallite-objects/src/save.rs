@@ -1,5 +1,6 @@
 //! Saving: objects and their indexes, in one batch.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -25,11 +26,16 @@ struct Prepared<'a> {
 
 /// Saves those of the objects that were changed; says how many. Nobody else saves one of them meanwhile.
 pub(crate) fn save(shared: &Shared, objects: &[StoredObject], durability: Durability) -> Result<usize> {
+    let _saving = shared.saving.read();
+    save_held(shared, objects, durability)
+}
+
+/// The same for who holds `saving` already.
+pub(crate) fn save_held(shared: &Shared, objects: &[StoredObject], durability: Durability) -> Result<usize> {
     // In one order, so that two threads that save the same objects do not wait for each other.
     let mut objects: Vec<&StoredObject> = objects.iter().collect();
     objects.sort_by_key(|object| Arc::as_ptr(&object.0) as usize);
     objects.dedup_by_key(|object| Arc::as_ptr(&object.0) as usize);
-    let _saving = shared.saving.read();
     let mut prepared = Vec::with_capacity(objects.len());
     for object in objects {
         let state = object.0.state.lock();
@@ -40,12 +46,17 @@ pub(crate) fn save(shared: &Shared, objects: &[StoredObject], durability: Durabi
             continue;
         }
         let mut document = state.document.clone();
-        document.revision += 1;
+        document.revision = document.revision.saturating_add(1);
         let bytes = document.to_bytes(object.class(), object.oid());
         prepared.push(Prepared { object, state, key: object.key(), document, bytes });
     }
     if prepared.is_empty() {
         return Ok(0);
+    }
+    let mut keys = HashSet::with_capacity(prepared.len());
+    if let Some(twice) = prepared.iter().find(|one| !keys.insert(one.key.as_str())) {
+        let key = &twice.key;
+        return Err(Error::Usage(format!("{key} is there twice in what is saved; only one object can have that id")));
     }
     let mut difference = Difference::default();
     if let Some(keeper) = shared.keeper.get() {
@@ -118,14 +129,22 @@ fn explain(shared: &Shared, error: Error, prepared: &[Prepared<'_>], difference:
     }
 }
 
-fn conflict(object: &StoredObject, own: &Document, ours: u64, stored: Option<&[u8]>) -> Error {
+pub(crate) fn conflict(object: &StoredObject, own: &Document, ours: u64, stored: Option<&[u8]>) -> Error {
     let stored = stored.map(|bytes| {
         // What cannot be read is shown as it is.
         let text = || Value::String(String::from_utf8_lossy(bytes).into_owned());
-        Box::new(serde_json::from_slice(bytes).unwrap_or_else(|_| text()))
+        Box::new(without_secrets(object.class(), serde_json::from_slice(bytes).unwrap_or_else(|_| text())))
     });
-    let own = Box::new(own.to_json(object.class(), object.oid()));
+    let own = Box::new(without_secrets(object.class(), own.to_json(object.class(), object.oid())));
     Error::Conflict { key: object.key(), ours, own, stored }
+}
+
+/// A document as it may be shown.
+fn without_secrets(class: &Class, mut document: Value) -> Value {
+    if let Value::Object(map) = &mut document {
+        map.retain(|name, _| !class.properties.get(name).is_some_and(|property| property.of.is_secret()));
+    }
+    document
 }
 
 /// Writes one change of an object whose state the caller has.

@@ -296,7 +296,7 @@ impl ObjectStorage {
     /// As [`ObjectStorage::create`], and [`Error::Usage`] when the export is of another class.
     pub fn import(&self, class: &str, properties: Value) -> Result<StoredObject> {
         let Value::Object(mut map) = properties else {
-            return Err(Error::Usage(format!("an import of {class} is a map, not {properties}")));
+            return Err(Error::Usage(format!("an import of {class} is a map of names to values")));
         };
         if let Some(name) = map.remove("type")
             && name != class
@@ -328,7 +328,8 @@ impl ObjectStorage {
         self.shared.scopes.lock().entry(thread).or_default().push(Vec::new());
         let leave = Leave { shared: &self.shared };
         let value = work(self)?;
-        let objects = leave.take();
+        let mut objects = leave.take();
+        objects.retain(|object| !object.is_removed());
         drop(leave);
         self.save_all(&objects)?;
         Ok(value)
@@ -517,14 +518,17 @@ impl Shared {
         }
     }
 
+    /// Whether there may be relations with an [`OnRemove`](crate::OnRemove) other than `Keep` to a target.
+    pub(crate) fn is_guarded(&self, target: &Reference) -> bool {
+        let classes = self.classes.read();
+        classes.values().flat_map(|class| class.relations.values()).any(|relation| relation.guards(target))
+    }
+
     /// The objects that refer to a target by a relation with an [`OnRemove`](crate::OnRemove) other than `Keep`.
     pub(crate) fn referrers(self: &Arc<Self>, target: &Reference) -> Result<Vec<(StoredObject, String)>> {
         let mut found = Vec::new();
         for class in self.classes() {
-            let declared = class.relations.iter().filter(|(_, relation)| {
-                relation.on_remove != crate::OnRemove::Keep
-                    && (relation.targets.is_empty() || relation.targets.contains(&target.collection))
-            });
+            let declared = class.relations.iter().filter(|(_, relation)| relation.guards(target));
             let names: Vec<&String> = declared.map(|(name, _)| name).collect();
             if names.is_empty() {
                 continue;
@@ -583,6 +587,8 @@ pub(crate) fn map_of(value: Value) -> Result<Map<String, Value>> {
     match value {
         Value::Object(map) => Ok(map),
         Value::Null => Ok(Map::new()),
-        other => Err(Error::Usage(format!("properties are a map of names to values, not {other}"))),
+        other => {
+            Err(Error::Usage(format!("properties are a map of names to values, not {}", crate::types::kind(&other))))
+        }
     }
 }

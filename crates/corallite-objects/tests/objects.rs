@@ -593,3 +593,103 @@ fn whoever_watches_a_class_hears_of_its_changes_only() -> Outcome {
     assert_eq!(kinds, [EventKind::Added, EventKind::Updated, EventKind::Removed]);
     Ok(())
 }
+
+#[test]
+fn what_is_removed_in_a_scope_does_not_keep_the_rest_from_being_saved() -> Outcome {
+    let storage = both()?;
+    let [gone, kept] = ["gone", "kept"].map(|oid| storage.create_with_oid("Account", oid, json!({})));
+    let (gone, kept) = (gone?, kept?);
+    storage.save_all(&[gone.clone(), kept.clone()])?;
+    storage.scope(|_| {
+        gone.set("name", "x")?;
+        gone.remove()?;
+        kept.set("name", "y")
+    })?;
+    assert!(!kept.is_changed() && !storage.has("Account", "gone")?);
+    Ok(())
+}
+
+#[test]
+fn two_objects_of_one_id_are_not_saved_together() -> Outcome {
+    let storage = both()?;
+    let one = storage.create_with_oid("Account", "1", json!({"name": "Ann"}))?;
+    let other = storage.create_with_oid("Account", "1", json!({"name": "Bea"}))?;
+    assert!(storage.save_all(&[one.clone(), other]).is_err() && !storage.has("Account", "1")?);
+    one.save()?;
+    Ok(())
+}
+
+#[test]
+fn a_removed_duplicate_that_was_never_saved_leaves_the_stored_object_and_its_relations() -> Outcome {
+    let storage = storage();
+    storage.register(Class::new("Target"))?;
+    storage.register(Class::new("Drops").many("to", "Target").on_remove("to", OnRemove::Drop))?;
+    let target = storage.create_with_oid("Target", "1", json!({}))?;
+    let drops = storage.create("Drops", json!({}))?;
+    drops.relation("to")?.add(&target)?;
+    storage.save_all(&[target, drops.clone()])?;
+    storage.create_with_oid("Target", "1", json!({}))?.remove()?;
+    assert!(drops.relation("to")?.len() == 1 && storage.has("Target", "1")?);
+    Ok(())
+}
+
+#[test]
+fn a_file_whose_data_could_not_be_read_or_was_removed_is_not_saved_without_it() -> Outcome {
+    struct Broken;
+    impl std::io::Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other("no"))
+        }
+    }
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
+    let storage = RawStorage::new(Arc::clone(&backend));
+    storage.register(RawClass::new("File").field("key", Type::Password))?;
+    let file = storage.create("File", corallite_objects::Source::Reader(Box::new(Broken)), json!({"key": "hush"}))?;
+    assert!(file.save().is_err() && file.save().is_err() && backend.keys("")?.count() == 0);
+    file.set_data(b"data".as_slice());
+    assert!(file.save()? && file.export(1)["meta"].get("key").is_none());
+    file.remove()?;
+    file.set_meta(json!({"key": "other"}))?;
+    assert!(file.save().is_err() && backend.keys("")?.count() == 0);
+    Ok(())
+}
+
+#[test]
+fn passwords_are_in_no_index_no_condition_and_no_conflict() -> Outcome {
+    let class = Class::new("X").property("secret", Type::Password);
+    assert!(class.clone().index("secret", Indexing::Value).check().is_err());
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
+    let storages = [ObjectStorage::new(Arc::clone(&backend)), ObjectStorage::new(backend)];
+    for storage in &storages {
+        storage.register(class.clone())?;
+        assert!(storage.find("X", "secret ~ 'a'").is_err() && storage.find("X", "")?.sort("secret").run().is_err());
+    }
+    storages[0].create_with_oid("X", "1", json!({"secret": "a"}))?.save()?;
+    let error = storages[1].create_with_oid("X", "1", json!({"secret": "b"}))?.save().expect_err("a conflict");
+    assert!(!format!("{error:?}").contains("argon2"));
+    Ok(())
+}
+
+#[test]
+fn a_refused_save_takes_no_true_entry_out_of_an_index() -> Outcome {
+    let objects: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
+    let entries: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
+    let open = || -> Outcome<(ObjectStorage, Indexes)> {
+        let storage = ObjectStorage::new(Arc::clone(&objects));
+        storage.register(account())?;
+        storage.register(article())?;
+        let indexes = Indexes::attach(&storage, Arc::clone(&entries))?;
+        Ok((storage, indexes))
+    };
+    let (here, by_here) = open()?;
+    let (there, _) = open()?;
+    here.create_with_oid("Article", "1", json!({"status": "draft"}))?.save()?;
+    let stale = there.get("Article", "1")?.ok_or("gone")?;
+    let newer = here.get("Article", "1")?.ok_or("gone")?;
+    newer.set("status", "published")?;
+    newer.save()?;
+    stale.set("status", "published")?;
+    assert!(matches!(stale.save(), Err(Error::Conflict { .. })));
+    assert_eq!(by_here.of("Article")?.by("status")?.count("published")?, 1);
+    Ok(())
+}

@@ -29,7 +29,8 @@ fn open(with_indexes: bool) -> Outcome<ObjectStorage> {
             .index("loss", Indexing::Value)
             .index("steps", Indexing::Value)
             .index("tags", Indexing::Normalize)
-            .index("created", Indexing::Value),
+            .index("created", Indexing::Value)
+            .index("config", Indexing::Value),
         false => class,
     })?;
     if with_indexes {
@@ -103,6 +104,8 @@ fn conditions_mean_what_they_say() -> Outcome {
         assert_eq!(oids(&storage, "created is not null", "created")?, "102");
         assert_eq!(storage.find("Run", "")?.sort("-steps").limit(2).run()?.len(), 2);
         assert_eq!(storage.find("Run", "tags = 'best'")?.count()?, 2);
+        assert!(storage.find("Run", "")?.limit(0).run()?.is_empty());
+        assert!(storage.find("Run", "")?.sort("typo").run().is_err());
     }
     Ok(())
 }

@@ -78,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) storage: Arc<Storage>,
     /// Whether the storage is closed with the links.
     owns_storage: bool,
+    /// Whether the storage was open for writing when the links were opened.
+    was_writable: bool,
     pub(crate) engine: Engine,
     pub(crate) writer: Mutex<Writer>,
     pub(crate) identity: Identity,
@@ -136,10 +138,17 @@ impl Shared {
         if let Some(cause) = &*self.failure.lock() {
             return Err(Error::Poisoned { path: self.path.clone(), cause: cause.clone() });
         }
-        if !self.is_writable() {
-            return Err(Error::ReadOnly { path: self.path.clone() });
+        if self.is_writable() {
+            return Ok(());
         }
-        Ok(())
+        let path = self.path.clone();
+        // A commit that failed on another thread ends writing before that thread has noted why.
+        if self.was_writable {
+            let cause = self.failure.lock().clone();
+            let cause = cause.unwrap_or_else(|| "its file is not open for writing any more".to_owned());
+            return Err(Error::Poisoned { path, cause });
+        }
+        Err(Error::ReadOnly { path })
     }
 
     /// From now on nothing is written.

@@ -170,6 +170,7 @@ impl Shared {
             path,
             options,
             owns_storage,
+            was_writable: storage.is_writable(),
             engine,
             writer: Mutex::new(writer),
             identity,

@@ -84,6 +84,9 @@ impl Indexes {
             warnings: Mutex::default(),
             backend,
         });
+        if storage.shared.keeper.get().is_some() {
+            return Err(Error::Usage("the storage has indexes already; attach them once".to_owned()));
+        }
         keeper.open()?;
         {
             let _alone = storage.shared.saving.write();
@@ -119,7 +122,7 @@ impl Indexes {
     ///
     /// # Errors
     ///
-    /// What the backends report, and the first damaged object.
+    /// What the backends report. A damaged object is left out, with a [warning](Indexes::warnings).
     pub fn rebuild(&self, sync: bool) -> Result<u64> {
         let shared = &self.storage.shared;
         let _alone = shared.saving.write();
@@ -130,8 +133,9 @@ impl Indexes {
         }
         self.keeper.verifies.store(false, Ordering::Release);
         if sync {
-            self.keeper.settle(State::Clean)?;
+            shared.backend.sync()?;
             self.keeper.backend.sync()?;
+            self.keeper.settle(State::Clean)?;
         }
         Ok(entries)
     }
@@ -436,15 +440,35 @@ impl Keeper {
         self.note(durability)?;
         self.backend.write(&before, durability)?;
         if let Err(error) = shared.backend.write(objects, durability) {
-            // What was added is an answer too many until it is taken back, and left out if that fails too.
-            let undo: Vec<Change<'_>> =
-                before.iter().map(|change| Change { value: None, expect: Expect::Anything, ..*change }).collect();
-            if self.backend.write(&undo, Durability::Buffered).is_err() {
-                self.verifies.store(true, Ordering::Release);
+            // What was added may be true of objects that were written in spite of the error, or by somebody else: it stays, and
+            // answers are compared with the objects until the indexes are built again.
+            self.verifies.store(true, Ordering::Release);
+            if matches!(error, Error::Exists { .. } | Error::Absent { .. } | Error::Changed { .. }) {
+                self.give_back(difference)?;
             }
             return Err(error);
         }
-        self.backend.write(&after, Durability::Buffered)
+        if let Err(error) = self.backend.write(&after, Durability::Buffered) {
+            // The objects are stored; entries too many are left out of the answers.
+            self.verifies.store(true, Ordering::Release);
+            self.warn(format!("entries of values that objects no longer have could not be removed: {error}"));
+        }
+        Ok(())
+    }
+
+    /// Gives the values of unique indexes back to whom they belonged before a write that was refused.
+    fn give_back(&self, difference: &Difference) -> Result<()> {
+        let released: HashMap<&str, &Entry> =
+            difference.released.iter().map(|entry| (entry.key.as_str(), entry)).collect();
+        let back: Vec<Change<'_>> = difference
+            .claimed
+            .iter()
+            .map(|(_, _, entry)| {
+                let owner = released.get(entry.key.as_str()).map(|owner| owner.value.as_slice());
+                Change { key: &entry.key, value: owner, expect: Expect::Anything }
+            })
+            .collect();
+        self.backend.write(&back, Durability::Buffered)
     }
 
     /// Who has a value of a unique index that an object was refused.

@@ -230,8 +230,8 @@ impl Index {
                 None => view.targets(name).iter().map(|target| Value::String(target.key())).collect(),
             },
             Source::Properties(names) => {
-                let values = names.iter().map(|name| view.get(name).cloned().unwrap_or_default());
-                vec![Value::Array(values.collect())]
+                let values: Vec<Value> = names.iter().map(|name| view.get(name).cloned().unwrap_or_default()).collect();
+                if values.iter().all(Value::is_null) { Vec::new() } else { vec![Value::Array(values)] }
             }
             Source::UpdateTime => view.update_time("oid").map(Value::from).into_iter().collect(),
             Source::Function(function) => function(view),

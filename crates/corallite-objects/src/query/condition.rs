@@ -47,13 +47,7 @@ impl Condition {
             Self::True => Ok(()),
             Self::And(all) | Self::Or(all) => all.iter().try_for_each(|one| one.check(class)),
             Self::Not(one) => one.check(class),
-            Self::Compare(Comparison { name, .. }) => {
-                if class.has(name) || class.is_open || matches!(name.as_str(), "oid" | "updated") {
-                    return Ok(());
-                }
-                let known = class.properties().keys().chain(class.relations().keys()).map(String::as_str);
-                Err(Error::unknown(class.name(), "property", name, known.chain(["oid", "updated"])))
-            }
+            Self::Compare(Comparison { name, .. }) => check_name(class, name),
         }
     }
 
@@ -68,8 +62,21 @@ impl Condition {
     }
 }
 
+/// Whether the class has what is compared or sorted by.
+pub(super) fn check_name(class: &Class, name: &str) -> Result<()> {
+    if class.properties().get(name).is_some_and(|property| property.of.is_secret()) {
+        let class = class.name();
+        return Err(Error::Usage(format!("{class}.{name} holds passwords, which nothing is compared with")));
+    }
+    if class.has(name) || class.is_open || matches!(name, "oid" | "updated") {
+        return Ok(());
+    }
+    let known = class.properties().keys().chain(class.relations().keys()).map(String::as_str);
+    Err(Error::unknown(class.name(), "property", name, known.chain(["oid", "updated"])))
+}
+
 /// The values that a name has in an object: of a list its items.
-pub(super) fn values_of(view: ObjectView<'_>, name: &str) -> Vec<Value> {
+pub(super) fn values_of(class: &Class, view: ObjectView<'_>, name: &str) -> Vec<Value> {
     if let Some(value) = view.get(name) {
         return match value {
             Value::Array(items) => items.clone(),
@@ -78,7 +85,7 @@ pub(super) fn values_of(view: ObjectView<'_>, name: &str) -> Vec<Value> {
     }
     match name {
         "oid" => vec![view.oid().into()],
-        "updated" => view.update_time("oid").map(Value::from).into_iter().collect(),
+        "updated" if !class.has("updated") => view.update_time("oid").map(Value::from).into_iter().collect(),
         _ => view.targets(name).iter().map(|target| target.oid.clone().into()).collect(),
     }
 }
@@ -95,7 +102,7 @@ fn within<'a>(values: Vec<&'a Value>, field: &str) -> Vec<&'a Value> {
 
 impl Comparison {
     fn is_true(&self, class: &Class, view: ObjectView<'_>) -> bool {
-        let values = values_of(view, &self.name);
+        let values = values_of(class, view, &self.name);
         let values = self.fields.iter().fold(values.iter().collect(), |values, field| within(values, field));
         match self.operator {
             Operator::IsNull => values.iter().all(|value| value.is_null()),

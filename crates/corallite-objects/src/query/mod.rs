@@ -173,6 +173,12 @@ impl Query {
 
     /// The stored objects that it is true of, with their ids.
     fn matches(&self) -> Result<Vec<(String, Document)>> {
+        for (name, _) in &self.sort {
+            condition::check_name(&self.class, name)?;
+        }
+        if self.limit == Some(0) {
+            return Ok(Vec::new());
+        }
         let (backend, location) = (&self.shared.backend, || self.shared.backend.location());
         let mut found = Vec::new();
         let enough = |found: &Vec<_>| self.sort.is_empty() && self.limit.is_some_and(|limit| found.len() >= limit);
@@ -213,7 +219,10 @@ impl Query {
         if !self.sort.is_empty() {
             let by = |(oid, document): &(String, Document)| -> Vec<Value> {
                 let view = ObjectView { oid, document };
-                self.sort.iter().map(|(name, _)| values_of(view, name).into_iter().next().unwrap_or_default()).collect()
+                self.sort
+                    .iter()
+                    .map(|(name, _)| values_of(&self.class, view, name).into_iter().next().unwrap_or_default())
+                    .collect()
             };
             let mut sorted: Vec<_> = found.into_iter().map(|one| (by(&one), one)).collect();
             sorted.sort_by(|(one, _), (other, _)| {
@@ -307,11 +316,19 @@ fn access_of(of: &ObjectIndexes, comparison: &Comparison) -> Option<Vec<Access>>
             && if exactly { *by == Indexing::Value } else { finds_equals }
     };
     // Times are equal that are written otherwise; relations are compared by ids, and indexed by keys.
-    if is_time(&of.class, &comparison.name) || of.class.relations().contains_key(&comparison.name) {
+    if !comparison.fields.is_empty()
+        || is_time(&of.class, &comparison.name)
+        || of.class.relations().contains_key(&comparison.name)
+    {
         return None;
     }
     let exactly = !matches!(comparison.operator, Operator::Equal | Operator::In);
     let (name, _) = of.class.indexes.iter().find(|(_, index)| is_over(index, exactly))?;
+    // Longer texts are in the index by their beginnings only, and not in order beyond.
+    let is_range = !matches!(comparison.operator, Operator::Equal | Operator::In);
+    if is_range && comparison.values.iter().any(|value| value.as_str().is_some_and(|text| text.len() > 400)) {
+        return None;
+    }
     let make = |from: Option<&Value>, to: Option<&Value>| {
         Some(Access { name: name.clone(), view: of.by(name).ok()?, from: from.cloned(), to: to.cloned() })
     };

@@ -190,7 +190,7 @@ fn refused(value: &Value, rule: &str) -> Violation {
     Violation { place: String::new(), value: text, rule: rule.to_owned() }
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -221,7 +221,11 @@ fn map(fields: &[(String, Type)], items: Map<String, Value>, is_new: bool, depth
         let Some((_, of)) = fields.iter().find(|(field, _)| *field == name) else {
             let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
             let rule = format!("not expected; there may be {}", names.join(", "));
-            return Err(refused(&value, &rule).within(name));
+            let mut violation = refused(&value, &rule);
+            if fields.iter().any(|(_, of)| of.is_secret()) {
+                violation.value = format!("{} that is not shown", kind(&value));
+            }
+            return Err(violation.within(name));
         };
         let value = of.check(value, is_new, depth + 1).map_err(|violation| violation.within(name.clone()))?;
         accepted.insert(name, value);

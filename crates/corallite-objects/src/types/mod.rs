@@ -26,6 +26,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+pub(crate) use check::kind;
 pub use password::verify as verify_password;
 #[cfg(feature = "sanitize")]
 pub use sanitize::sanitize;
@@ -187,7 +188,8 @@ fn compare_numbers(one: &serde_json::Number, other: &serde_json::Number) -> Orde
         (Some(one), Some(other)) => one.cmp(&other),
         (Some(one), None) => other.as_f64().map_or(Ordering::Equal, |other| compare_mixed(one, other)),
         (None, Some(other)) => one.as_f64().map_or(Ordering::Equal, |one| compare_mixed(other, one).reverse()),
-        (None, None) => one.as_f64().unwrap_or(0.0).total_cmp(&other.as_f64().unwrap_or(0.0)),
+        // Zero has two signs and one place in the order.
+        (None, None) => (one.as_f64().unwrap_or(0.0) + 0.0).total_cmp(&(other.as_f64().unwrap_or(0.0) + 0.0)),
     }
 }
 

@@ -77,7 +77,10 @@ pub(super) fn pack<const IS_REVERSED: bool>(
 pub(super) fn shuffle(element_size: usize, src: &[u8], dst: &mut [u8]) -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") {
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+        {
             // SAFETY: the processor has the features that the function asks for.
             unsafe { x86::shuffle_512(element_size, src, dst) }
             return true;

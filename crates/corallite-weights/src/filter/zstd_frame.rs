@@ -132,8 +132,8 @@ fn write_coded(bytes: &[u8], counts: &Histogram, literals: &mut Literals, out: &
         out[start + 3..start + 8].copy_from_slice(&(kind | 3 << 2 | sizes).to_le_bytes()[..5]);
         out.push(0); // no sequences
         let len = out.len() - start - 3;
-        if len > part.len() {
-            // A block must not be longer than its content.
+        if len >= part.len() {
+            // A block must be shorter than its content: readers of libzstd before 1.5.3 refuse one of 128 KiB.
             return false;
         }
         out[start..start + 3].copy_from_slice(&block_header(COMPRESSED, len));
