@@ -22,12 +22,6 @@ use super::{Backend, Change, Durability, Entries, EventKind, Expect, Keys, Range
 use crate::error::{Error, Result};
 use crate::key;
 
-/// After so many buffered writes one is durable, as redb cannot use space again before.
-const MOST_BUFFERED: u32 = 1_000;
-
-/// After so many bytes of them, too.
-const MOST_BUFFERED_BYTES: usize = 64 << 20;
-
 /// Values and streams in one file, for many small ones. A batch is atomic.
 ///
 /// ```
@@ -42,22 +36,16 @@ const MOST_BUFFERED_BYTES: usize = 64 << 20;
 /// ```
 ///
 /// One process at a time can have it open. Whoever goes through keys, or reads a stream, sees what there was when they
-/// began; as long as they do, the space of what is removed is not used again. Damaged values are reported when they are
+/// began; as long as they do, the space of what is removed is not used again. Every write is durable, buffered ones too: commits that
+/// redb does not sync free pages that readers still have (version 4.5). Damaged values are reported when they are
 /// read; that a damaged file misses some is noticed by [`DbmBackend::open_checked`]. When the disk fails or is full, redb wants
 /// the file to be opened again.
 pub struct DbmBackend {
     path: PathBuf,
     database: RwLock<Option<Database>>,
     /// Held while something is written and told.
-    writer: Mutex<Buffered>,
+    writer: Mutex<()>,
     watchers: Watchers,
-}
-
-/// What was written since the last durable commit.
-#[derive(Debug, Default)]
-struct Buffered {
-    commits: u32,
-    bytes: usize,
 }
 
 impl DbmBackend {
@@ -108,21 +96,12 @@ impl DbmBackend {
     fn commit<T>(
         &self,
         action: &'static str,
-        durability: Durability,
-        bytes: usize,
         work: impl FnOnce(&WriteTransaction) -> std::result::Result<T, Failure>,
         done: impl FnOnce(&T),
     ) -> Result<T> {
         self.run(action, |database| {
-            let mut buffered = self.writer.lock();
-            let is_full = buffered.commits >= MOST_BUFFERED || buffered.bytes >= MOST_BUFFERED_BYTES;
-            let is_durable = durability == Durability::Durable || is_full;
-            let mut transaction = database.begin_write()?;
-            transaction.set_durability(if is_durable {
-                redb::Durability::Immediate
-            } else {
-                redb::Durability::None
-            })?;
+            let _writing = self.writer.lock();
+            let transaction = database.begin_write()?;
             let value = match work(&transaction) {
                 Ok(value) => value,
                 Err(failure) => {
@@ -132,10 +111,6 @@ impl DbmBackend {
                 }
             };
             transaction.commit()?;
-            *buffered = match is_durable {
-                true => Buffered::default(),
-                false => Buffered { commits: buffered.commits + 1, bytes: buffered.bytes + bytes },
-            };
             done(&value);
             Ok(value)
         })
@@ -239,8 +214,7 @@ impl Backend for DbmBackend {
         Ok(Box::new(std::iter::from_fn(move || listing.next_with(Bytes::copy_from_slice))))
     }
 
-    fn write(&self, changes: &[Change<'_>], durability: Durability) -> Result<()> {
-        let bytes = changes.iter().map(|change| change.key.len() + change.value.map_or(0, <[u8]>::len)).sum();
+    fn write(&self, changes: &[Change<'_>], _durability: Durability) -> Result<()> {
         let work = |transaction: &WriteTransaction| {
             let mut values = transaction.open_table(VALUES)?;
             for change in changes {
@@ -267,7 +241,7 @@ impl Backend for DbmBackend {
             }
             Ok(())
         };
-        self.commit("write into", durability, bytes, work, |()| self.watchers.changed(changes))
+        self.commit("write into", work, |()| self.watchers.changed(changes))
     }
 
     fn is_atomic(&self) -> bool {
@@ -301,7 +275,7 @@ impl Backend for DbmBackend {
             let place = Place::unseal(key, found.value());
             Ok(Some(place.map_or(Ok(None), |place| stream::release(transaction, place))?))
         };
-        let removed = self.commit("write into", Durability::Durable, 0, work, |removed| {
+        let removed = self.commit("write into", work, |removed| {
             if removed.is_some() {
                 self.watchers.happened(key, EventKind::Stream);
             }
@@ -310,7 +284,7 @@ impl Backend for DbmBackend {
         Ok(removed.is_some())
     }
 
-    fn rename_stream(&self, from: &str, to: &str, durability: Durability) -> Result<bool> {
+    fn rename_stream(&self, from: &str, to: &str, _durability: Durability) -> Result<bool> {
         key::check(to)?;
         let work = |transaction: &WriteTransaction| {
             let mut streams = transaction.open_table(STREAMS)?;
@@ -322,7 +296,7 @@ impl Backend for DbmBackend {
             let place = place.ok_or_else(|| self.damaged(from.as_bytes()))?;
             Ok(Some(stream::enter(transaction, &mut streams, to, place)?))
         };
-        let renamed = self.commit("write into", durability, 0, work, |renamed| {
+        let renamed = self.commit("write into", work, |renamed| {
             if renamed.is_some() {
                 self.watchers.happened(from, EventKind::Stream);
                 self.watchers.happened(to, EventKind::Stream);
@@ -338,7 +312,7 @@ impl Backend for DbmBackend {
     }
 
     fn sync(&self) -> Result<()> {
-        self.commit("sync", Durability::Durable, 0, |_| Ok(()), |()| ())
+        self.commit("sync", |_| Ok(()), |()| ())
     }
 
     fn clear(&self) -> Result<()> {
@@ -356,7 +330,7 @@ impl Backend for DbmBackend {
             file::create_tables(transaction)?;
             Ok(left)
         };
-        let left = self.commit("clear", Durability::Durable, 0, work, |_| {
+        let left = self.commit("clear", work, |_| {
             self.watchers.happened("", EventKind::Cleared);
         })?;
         left.into_iter().try_for_each(|id| stream::purge(self, id))

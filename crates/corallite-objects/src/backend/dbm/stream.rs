@@ -84,8 +84,6 @@ pub(super) fn purge(backend: &DbmBackend, id: u64) -> Result<()> {
     while !is_done {
         is_done = backend.commit(
             "clean up",
-            Durability::Buffered,
-            CHUNK * AT_ONCE,
             |transaction| {
                 let is_done = remove_some(&mut transaction.open_table(CHUNKS)?, id)?;
                 if is_done {
@@ -139,8 +137,6 @@ impl<'a> Writer<'a> {
     fn flush_buffer(&mut self) -> Result<()> {
         let id = self.backend.commit(
             "write",
-            Durability::Buffered,
-            self.buffer.len(),
             |transaction| {
                 let id = self.write_chunks(transaction)?;
                 transaction.open_table(UNFINISHED)?.insert(id, ())?;
@@ -173,11 +169,9 @@ impl Write for Writer<'_> {
 }
 
 impl WriteStream for Writer<'_> {
-    fn finish(mut self: Box<Self>, durability: Durability) -> Result<()> {
+    fn finish(mut self: Box<Self>, _durability: Durability) -> Result<()> {
         let left = self.backend.commit(
             "write",
-            durability,
-            self.buffer.len(),
             |transaction| {
                 let id = self.write_chunks(transaction)?;
                 if self.id.is_some() {

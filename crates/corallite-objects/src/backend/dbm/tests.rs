@@ -80,7 +80,7 @@ fn a_value_that_is_not_what_was_written_is_reported_with_its_key_and_can_be_repl
         transaction.open_table(VALUES)?.insert(b"A.2".as_slice(), b"bad {}".as_slice())?;
         Ok(())
     };
-    backend.commit("damage", Durability::Durable, 0, damage, |()| ()).unwrap();
+    backend.commit("damage", damage, |()| ()).unwrap();
     let error = backend.get("A.2").unwrap_err();
     assert!(matches!(&error, Error::Malformed { key, .. } if key == "A.2"), "{error}");
     let entries: Vec<_> = backend.entries_in(&Range::default()).unwrap().map(|entry| entry.is_ok()).collect();
