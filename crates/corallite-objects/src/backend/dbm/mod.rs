@@ -36,8 +36,8 @@ use crate::key;
 /// ```
 ///
 /// One process at a time can have it open. Whoever goes through keys, or reads a stream, sees what there was when they
-/// began; as long as they do, the space of what is removed is not used again. Every write is durable, buffered ones too: commits that
-/// redb does not sync free pages that readers still have (version 4.5). Damaged values are reported when they are
+/// began; as long as they do, the space of what is removed is not used again. Every write is durable, buffered ones
+/// too. Damaged values are reported when they are
 /// read; that a damaged file misses some is noticed by [`DbmBackend::open_checked`]. When the disk fails or is full, redb wants
 /// the file to be opened again.
 pub struct DbmBackend {
