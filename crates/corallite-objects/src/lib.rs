@@ -41,6 +41,7 @@ pub mod class;
 pub mod conformance;
 mod document;
 pub mod error;
+mod gate;
 pub mod index;
 pub mod key;
 pub mod object;

@@ -295,8 +295,8 @@ impl StoredObject {
         let target = self.reference();
         // While nobody begins to refer to it.
         let is_guarded = self.is_stored() && shared.is_guarded(&target);
-        let _alone = is_guarded.then(|| shared.saving.write());
-        let _saving = (!is_guarded).then(|| shared.saving.read());
+        let _alone = is_guarded.then(|| shared.saving.shut());
+        let _saving = (!is_guarded).then(|| shared.saving.enter());
         let referrers = if is_guarded { shared.referrers(&target)? } else { Vec::new() };
         for (referrer, name) in &referrers {
             let is_itself = referrer == self;
@@ -333,13 +333,45 @@ impl StoredObject {
                 Err(error) => return Err(error),
             }
         }
-        state.stored = None;
+        let stored = state.stored.take();
+        self.undo_remove(stored);
         self.0.is_removed.store(true, Ordering::Release);
         self.0.is_stored.store(false, Ordering::Release);
         drop(state);
         shared.saved(&self.key());
         shared.forget(&self.key());
         Ok(())
+    }
+
+    /// Notes what a save that now follows was, should the transaction that it is in fail.
+    pub(crate) fn undo_save(&self, revision: u64, before: Option<Bytes>, saved: &Bytes) {
+        let (object, saved) = (self.clone(), saved.clone());
+        self.0.shared.saving.undo_with(move || {
+            let mut state = object.0.state.lock();
+            if state.stored.as_ref() != Some(&saved) {
+                return;
+            }
+            object.0.is_stored.store(before.is_some(), Ordering::Release);
+            state.stored = before;
+            state.document.revision = revision;
+            state.is_dirty = true;
+            object.0.shared.saved(&object.key());
+        });
+    }
+
+    /// The same of a removal.
+    fn undo_remove(&self, stored: Option<Bytes>) {
+        let object = self.clone();
+        self.0.shared.saving.undo_with(move || {
+            let mut state = object.0.state.lock();
+            object.0.is_stored.store(stored.is_some(), Ordering::Release);
+            state.stored = stored;
+            object.0.is_removed.store(false, Ordering::Release);
+            drop(state);
+            let key = object.key();
+            object.0.shared.saved(&key);
+            object.0.shared.remember(&key, &object);
+        });
     }
 
     fn on_remove_of(&self, referrer: &Self, relation: &str) -> Option<OnRemove> {

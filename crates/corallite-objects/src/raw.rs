@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use crate::backend::{Backend, BackendExt, Change, Durability, Expect, Range, ReadStream, WriteStream};
 use crate::document::now;
 use crate::error::{Error, Result};
+use crate::gate::Gate;
 use crate::key;
 use crate::reference::Reference;
 use crate::storage::{expectation, map_of};
@@ -151,6 +152,8 @@ struct Shared {
     classes: RwLock<BTreeMap<String, Arc<RawClass>>>,
     /// Held while data gets its first user or loses its last.
     using: Mutex<()>,
+    /// Entered by every save and removal.
+    saving: Gate,
 }
 
 impl fmt::Debug for RawStorage {
@@ -193,7 +196,7 @@ fn use_key(hash: &str, key: &str) -> String {
 impl RawStorage {
     /// A storage without classes.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
-        let shared = Shared { backend, classes: RwLock::default(), using: Mutex::default() };
+        let shared = Shared { backend, classes: RwLock::default(), using: Mutex::default(), saving: Gate::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -314,6 +317,16 @@ impl RawStorage {
         self.shared.backend.sync()
     }
 
+    /// Runs `work` while no other thread saves or removes files of this storage; see
+    /// [`ObjectStorage::alone`](crate::ObjectStorage::alone). A file whose data came from a reader has lost it when `work` fails.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`.
+    pub fn alone<T, E>(&self, work: impl FnOnce() -> std::result::Result<T, E>) -> std::result::Result<T, E> {
+        self.shared.saving.alone(work)
+    }
+
     /// Removes data that no file has (any more): what a crash can leave. Returns how many streams were removed. For when
     /// nobody else writes.
     ///
@@ -321,6 +334,7 @@ impl RawStorage {
     ///
     /// What the backend reports.
     pub fn collect(&self) -> Result<usize> {
+        let _saving = self.shared.saving.enter();
         let _using = self.shared.using.lock();
         let backend = &self.shared.backend;
         let mut removed = 0;
@@ -483,7 +497,8 @@ impl StoredRaw {
     ///
     /// As [`StoredRaw::save`].
     pub fn save_with(&self, durability: Durability) -> Result<bool> {
-        let Shared { backend, using, .. } = &*self.0.shared;
+        let Shared { backend, using, saving, .. } = &*self.0.shared;
+        let _saving = saving.enter();
         let mut state = self.0.state.lock();
         if !state.is_dirty {
             return Ok(false);
@@ -535,14 +550,33 @@ impl StoredRaw {
             return Err(self.conflict(error, &state, &bytes));
         }
         drop(changes);
-        let old_hash = std::mem::replace(&mut state.record, record).hash;
-        state.stored = Some(bytes);
-        state.pending = None;
+        let old = std::mem::replace(&mut state.record, record);
+        let old_hash = old.hash.clone();
+        let before = state.stored.replace(bytes);
+        let pending = state.pending.take();
         state.is_dirty = false;
+        self.undo_with(old, before, pending, false);
         if is_moved {
             self.release(&old_hash)?;
         }
         Ok(true)
+    }
+
+    /// Notes what it was, should the transaction fail in which it was saved or removed: changes that were made to it are then
+    /// unsaved.
+    fn undo_with(&self, old: Record, before: Option<Bytes>, pending: Option<Source>, was_dirty: bool) {
+        let raw = self.clone();
+        self.0.shared.saving.undo_with(move || {
+            let mut state = raw.0.state.lock();
+            let Record { hash, size, revision, .. } = old;
+            let is_removed = state.stored.is_none();
+            state.record.hash = hash;
+            state.record.size = size;
+            state.record.revision = revision;
+            state.stored = before;
+            state.pending = state.pending.take().or(pending);
+            state.is_dirty = !is_removed || was_dirty;
+        });
     }
 
     /// Streams data to a part; notes its hash and size.
@@ -603,6 +637,7 @@ impl StoredRaw {
     ///
     /// [`Error::Conflict`], and what the backend reports.
     pub fn remove(&self) -> Result<()> {
+        let _saving = self.0.shared.saving.enter();
         let mut state = self.0.state.lock();
         let key = self.key();
         let _using = self.0.shared.using.lock();
@@ -617,7 +652,8 @@ impl StoredRaw {
             }
             self.release(&state.record.hash)?;
         }
-        state.stored = None;
+        let (old, before) = (state.record.clone(), state.stored.take());
+        self.undo_with(old, before, None, state.is_dirty);
         // Its data is gone: it takes other data to save it again.
         state.record.hash = String::new();
         state.record.size = 0;

@@ -26,7 +26,7 @@ struct Prepared<'a> {
 
 /// Saves those of the objects that were changed; says how many. Nobody else saves one of them meanwhile.
 pub(crate) fn save(shared: &Shared, objects: &[StoredObject], durability: Durability) -> Result<usize> {
-    let _saving = shared.saving.read();
+    let _saving = shared.saving.enter();
     save_held(shared, objects, durability)
 }
 
@@ -80,6 +80,7 @@ pub(crate) fn save_held(shared: &Shared, objects: &[StoredObject], durability: D
     let count = prepared.len();
     for mut one in prepared {
         shared.saved(&one.key);
+        one.object.undo_save(one.state.document.revision, one.state.stored.take(), &one.bytes);
         one.state.document.revision = one.document.revision;
         one.state.stored = Some(one.bytes);
         one.object.0.is_stored.store(true, Ordering::Release);

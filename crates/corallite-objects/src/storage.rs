@@ -11,6 +11,7 @@ use crate::backend::{Backend, BackendExt, Change, Durability, Expect, Range, Sub
 use crate::class::Class;
 use crate::document::Document;
 use crate::error::{Error, Result};
+use crate::gate::Gate;
 use crate::index::{Keeper, ObjectIndexes, Order};
 use crate::key;
 use crate::object::{Inner, State, StoredObject};
@@ -54,8 +55,8 @@ pub(crate) struct Shared {
     live: Mutex<Live>,
     /// How many saves and removals there were, by part of the keys.
     saves: [AtomicU64; PARTS],
-    /// Held for writing by what must not be overtaken by a save: rebuilding, and removing what others refer to.
-    pub(crate) saving: RwLock<()>,
+    /// Shut by what must not be overtaken by a save: rebuilding, and removing what others refer to.
+    pub(crate) saving: Gate,
     pub(crate) keeper: OnceLock<Arc<Keeper>>,
     /// Where relations to files lead.
     raw: OnceLock<RawStorage>,
@@ -78,7 +79,7 @@ impl ObjectStorage {
             classes: RwLock::default(),
             live,
             saves: std::array::from_fn(|_| AtomicU64::new(0)),
-            saving: RwLock::new(()),
+            saving: Gate::default(),
             keeper: OnceLock::new(),
             raw: OnceLock::new(),
             scopes: Mutex::default(),
@@ -95,7 +96,7 @@ impl ObjectStorage {
         class.check()?;
         class.index_referrers();
         let class = Arc::new(class);
-        let _alone = self.shared.saving.write();
+        let _alone = self.shared.saving.shut();
         {
             let mut classes = self.shared.classes.write();
             let taken =
@@ -354,6 +355,19 @@ impl ObjectStorage {
         crate::save::save(&self.shared, objects, durability)
     }
 
+    /// Runs `work` while no other thread saves or removes objects of this storage: for a transaction of the backend that is
+    /// `work`'s to begin and to end. When `work` fails, what it saved counts as changed and not saved, and what it removed as
+    /// there. Within `work`, it does nothing more.
+    ///
+    /// Objects that are in memory are the same for all threads, also while `work` changes them.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`.
+    pub fn alone<T, E>(&self, work: impl FnOnce() -> std::result::Result<T, E>) -> std::result::Result<T, E> {
+        self.shared.saving.alone(work)
+    }
+
     /// Tells of changes to the objects of a class, made through this storage's backend, from now on.
     ///
     /// # Errors
@@ -503,6 +517,11 @@ impl Shared {
 
     pub(crate) fn forget(&self, key: &str) {
         self.live.lock().by_key.remove(key);
+    }
+
+    /// Makes an object that was forgotten the one of its key again.
+    pub(crate) fn remember(&self, key: &str, object: &StoredObject) {
+        self.live.lock().enter(key, object);
     }
 
     /// Notes an object that was made or changed, if this thread is in a scope.

@@ -89,7 +89,7 @@ impl Indexes {
         }
         keeper.open()?;
         {
-            let _alone = storage.shared.saving.write();
+            let _alone = storage.shared.saving.shut();
             for class in storage.shared.classes() {
                 keeper.register(&storage.shared, &class)?;
             }
@@ -125,7 +125,7 @@ impl Indexes {
     /// What the backends report. A damaged object is left out, with a [warning](Indexes::warnings).
     pub fn rebuild(&self, sync: bool) -> Result<u64> {
         let shared = &self.storage.shared;
-        let _alone = shared.saving.write();
+        let _alone = shared.saving.shut();
         let mut entries = 0;
         for class in shared.classes() {
             let all: Vec<(&String, &Index)> = class.indexes.iter().map(|(name, index)| (name, &**index)).collect();
@@ -509,7 +509,7 @@ impl Keeper {
 
     /// Brings everything to the disk, indexes first. Afterwards they are whole, unless they were not before.
     pub(crate) fn sync(&self, shared: &Shared) -> Result<()> {
-        let _alone = shared.saving.write();
+        let _alone = shared.saving.shut();
         self.backend.sync()?;
         shared.backend.sync()?;
         if self.verifies() { self.settle(State::Extra) } else { self.settle(State::Clean) }
