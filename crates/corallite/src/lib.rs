@@ -41,7 +41,7 @@ pub use corallite_links::E;
 pub use corallite_objects as objects;
 pub use corallite_weights as weights;
 pub use error::{Error, Result};
-pub use store_backend::{Batch, OBJECTS_FORMAT_VERSION, StoreBackend, Within};
+pub use store_backend::{Batch, Joined, OBJECTS_FORMAT_VERSION, StoreBackend};
 
 use corallite_file::{Access, CommitNumber, Storage};
 use corallite_links::{CIDStore, LinksOptions};

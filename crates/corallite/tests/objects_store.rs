@@ -35,6 +35,12 @@ fn write_file(backend: &dyn Backend, key: &str, content: &[u8]) {
     stream.finish(Durability::Durable).unwrap();
 }
 
+fn read_file(backend: &dyn Backend, key: &str) -> Vec<u8> {
+    let (mut stream, mut content) = (backend.read_stream(key).unwrap().unwrap(), Vec::new());
+    std::io::Read::read_to_end(&mut stream, &mut content).unwrap();
+    content
+}
+
 #[test]
 fn one_commit_has_weights_and_objects_or_neither() {
     let folder = tempfile::tempdir().unwrap();
@@ -45,21 +51,28 @@ fn one_commit_has_weights_and_objects_or_neither() {
         let batch = objects.begin().unwrap();
         let outcome = store.weights().transaction(|weights| {
             weights.store(&weight(value), None)?;
-            let within = batch.within(weights.storage_transaction());
-            within.add(&format!("Run.{value}"), b"{}").unwrap();
-            write_file(&within, &format!("log/{value}"), &bytes(9 << 20));
-            // Seen inside, not outside.
-            assert!(within.has(&format!("Run.{value}")).unwrap());
-            assert_eq!(within.keys("Run.").unwrap().count(), 2);
-            assert!(!objects.has(&format!("Run.{value}")).unwrap());
-            assert!(within.read_stream(&format!("log/{value}")).is_err());
             // What would wait for this very transaction is refused.
             let refused = objects.add("Run.9", b"{}").unwrap_err();
             assert!(matches!(refused, Error::Usage(_)), "{refused}");
+            let _joined = batch.join();
+            objects.add(&format!("Run.{value}"), b"{}").unwrap();
+            write_file(objects.as_ref(), "log/part", &bytes(9 << 20));
+            assert!(objects.rename_stream("log/part", &format!("log/{value}"), Durability::Durable).unwrap());
+            // Seen inside, not outside.
+            assert!(objects.has(&format!("Run.{value}")).unwrap());
+            assert_eq!(objects.keys("Run.").unwrap().count(), 2);
+            assert_eq!(read_file(objects.as_ref(), &format!("log/{value}")), bytes(9 << 20));
+            assert!(objects.read_stream("log/part").unwrap().is_none());
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    assert!(!objects.has(&format!("Run.{value}")).unwrap());
+                    assert!(objects.read_stream(&format!("log/{value}")).unwrap().is_none());
+                });
+            });
             if fails {
                 return Err(corallite::weights::Error::Cancelled);
             }
-            Ok(within.write_out()?)
+            Ok(batch.write_out(weights.storage_transaction())?)
         });
         match outcome {
             Ok(()) => batch.publish(),

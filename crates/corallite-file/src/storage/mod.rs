@@ -10,7 +10,6 @@ mod versions;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::ThreadId;
 
 use hdf5_metno::{File, Group};
 use parking_lot::{Mutex, RwLock};
@@ -28,6 +27,7 @@ pub use options::{Mode, Options, Recognize, Source};
 pub use pages::CommitPages;
 pub use snapshot::{Mapped, Snapshot};
 pub use transaction::Transaction;
+use transaction::Held;
 
 /// A commit that can be rolled back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub struct Storage {
     /// Held through a transaction, so that one ends before the next begins.
     turn: Mutex<()>,
     /// The thread whose transaction is under way.
-    holder: Mutex<Option<ThreadId>>,
+    holder: Mutex<Option<Held>>,
     state: RwLock<Option<Open>>,
     replay: RwLock<Option<ReplayTarget>>,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::thread::ThreadId;
 
 use hdf5_metno::File;
 use parking_lot::Mutex;
@@ -31,7 +32,8 @@ impl Storage {
             return Err(Error::Usage { path: self.path().to_owned(), problem }.into());
         }
         let _turn = self.turn.lock();
-        let _holder = Holder::new(self);
+        let allocated = Allocated::default();
+        let _holder = Holder::new(self, &allocated);
         let (pager, file) = self.with(|open| {
             if !open.pager.is_writable() {
                 return Err(Error::ReadOnly { path: self.path().to_owned() });
@@ -40,7 +42,7 @@ impl Storage {
         })?;
         // Should `change` panic, what it did must not slip into the next transaction.
         let undo = RollBackOnDrop { storage: self, armed: true };
-        let transaction = Transaction { storage: self, pager, file, allocated: Mutex::default() };
+        let transaction = Transaction { storage: self, pager, file, allocated };
         let outcome = change(&transaction);
         match outcome {
             Ok(value) => {
@@ -59,16 +61,54 @@ impl Storage {
 impl Storage {
     /// Whether this thread is within a [`Storage::transaction`] of this storage.
     pub fn is_in_transaction(&self) -> bool {
-        *self.holder.lock() == Some(std::thread::current().id())
+        self.allocated_here().is_some()
     }
+
+    /// Runs `work` with the [`Storage::transaction`] that this thread is within: for what is called in one and is not handed it.
+    /// `None`, and nothing done, outside of one.
+    ///
+    /// ```
+    /// # use corallite_file::{Mode, Source, Storage};
+    /// let storage = Storage::new(Source::Memory);
+    /// storage.open(Mode::Append, false)?;
+    /// assert!(storage.within(|_| ()).is_none());
+    /// storage.transaction(|_| {
+    ///     let created = storage.within(|transaction| transaction.file().create_group("inside"));
+    ///     assert!(created.is_some_and(|outcome| outcome.is_ok()));
+    ///     Ok::<(), corallite_file::Error>(())
+    /// })?;
+    /// assert!(storage.contains("inside")?);
+    /// # Ok::<(), corallite_file::Error>(())
+    /// ```
+    pub fn within<T>(&self, work: impl FnOnce(&Transaction<'_>) -> T) -> Option<T> {
+        let allocated = self.allocated_here()?;
+        let (pager, file) = self.with(|open| Ok((Arc::clone(&open.pager), open.file.clone()))).ok()?;
+        Some(work(&Transaction { storage: self, pager, file, allocated }))
+    }
+
+    fn allocated_here(&self) -> Option<Allocated> {
+        let holder = self.holder.lock();
+        holder.as_ref().filter(|held| held.thread == std::thread::current().id()).map(|held| Arc::clone(&held.allocated))
+    }
+}
+
+/// Room for array data that no dataset names yet, of a transaction.
+type Allocated = Arc<Mutex<HashMap<u64, u64>>>;
+
+/// Whose transaction it is.
+#[derive(Debug)]
+pub(super) struct Held {
+    thread: ThreadId,
+    allocated: Allocated,
 }
 
 /// Says whose transaction it is while it lives.
 struct Holder<'a>(&'a Storage);
 
 impl<'a> Holder<'a> {
-    fn new(storage: &'a Storage) -> Self {
-        *storage.holder.lock() = Some(std::thread::current().id());
+    fn new(storage: &'a Storage, allocated: &Allocated) -> Self {
+        let held = Held { thread: std::thread::current().id(), allocated: Arc::clone(allocated) };
+        *storage.holder.lock() = Some(held);
         Self(storage)
     }
 }
@@ -105,8 +145,7 @@ pub struct Transaction<'a> {
     storage: &'a Storage,
     pager: Arc<Pager>,
     file: File,
-    /// Room for array data that no dataset names yet.
-    allocated: Mutex<HashMap<u64, u64>>,
+    allocated: Allocated,
 }
 
 impl Transaction<'_> {

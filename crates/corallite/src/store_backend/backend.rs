@@ -11,10 +11,11 @@ use corallite_objects::backend::{
     Backend, Change, Durability, Entries as BackendEntries, EventKind, Keys, Range, ReadStream, Watchers, WriteStream,
 };
 
-use super::batch::{Batch, VALUES, tree_key};
+use super::batch::{Batch, Draft, VALUES, tree_key};
 use super::entries::Entries;
 use super::files::{BEGUN, Extent, FILE, FileChange, FileReader, FileRecord, Pieces, begun_key};
 use super::group::{Queue, shared_error};
+use super::joined::Slot;
 use super::shared::Shared;
 use super::tree::{Pages, Span, Value, get, has, scan};
 use super::turn::Held;
@@ -50,6 +51,7 @@ pub struct StoreBackend {
     pub(super) shared: Arc<Shared>,
     pub(super) watchers: Watchers,
     queue: Queue,
+    pub(super) slot: Slot,
 }
 
 impl StoreBackend {
@@ -72,6 +74,7 @@ impl StoreBackend {
             shared: Arc::new(Shared::open(storage, bytes)?),
             watchers: Watchers::default(),
             queue: Queue::default(),
+            slot: Slot::default(),
         };
         backend.give_up_begun()?;
         Ok(backend)
@@ -123,9 +126,9 @@ impl StoreBackend {
     /// # let objects = store.objects_backend()?;
     /// let batch = objects.begin()?;
     /// store.storage().transaction(|transaction| {
-    ///     let within = batch.within(transaction);
-    ///     within.add("Run.1", b"{}")?;
-    ///     Ok::<_, Box<dyn std::error::Error>>(within.write_out()?)
+    ///     let _joined = batch.join(); // what this thread does to objects is part of it
+    ///     objects.add("Run.1", b"{}")?;
+    ///     Ok::<_, Box<dyn std::error::Error>>(batch.draft.write_out(transaction)?)
     /// })?;
     /// batch.publish();
     /// assert!(objects.has("Run.1")?);
@@ -168,7 +171,7 @@ impl StoreBackend {
         self.check_no_transaction()?;
         if let Some(held) = self.shared.turn.try_take() {
             let batch = self.batch(held)?;
-            batch.apply(changes)?;
+            batch.draft.apply(changes)?;
             return self.commit_with(batch, changes);
         }
         let own = self.queue.push(changes);
@@ -184,7 +187,7 @@ impl StoreBackend {
         // Who has the turn is the only one who takes requests out.
         self.queue.withdraw(&own);
         let batch = self.batch(held)?;
-        batch.apply(changes)?;
+        batch.draft.apply(changes)?;
         self.commit_with(batch, changes)
     }
 
@@ -192,15 +195,15 @@ impl StoreBackend {
     fn commit_with<'a>(&'a self, mut batch: Batch<'a>, changes: &[Change<'_>]) -> Result<()> {
         let mut along = Vec::new();
         for request in self.queue.take() {
-            match batch.apply(&request.changes()) {
+            match batch.draft.apply(&request.changes()) {
                 Ok(()) => along.push(request),
                 Err(error) => {
                     request.settle(Err(error));
-                    if batch.is_broken() {
+                    if batch.draft.is_broken() {
                         // By damage that is no business of the others: each goes alone.
                         drop(batch);
                         batch = self.begin()?;
-                        batch.apply(changes)?;
+                        batch.draft.apply(changes)?;
                         along.clear();
                         break;
                     }
@@ -226,9 +229,9 @@ impl StoreBackend {
 
     /// Commits a batch by itself.
     pub(super) fn commit(&self, batch: &Batch<'_>) -> Result<Vec<Extent>> {
-        let written = self.shared.storage.transaction(|transaction: &Transaction<'_>| batch.write_out(transaction));
+        let written = self.shared.storage.transaction(|transaction: &Transaction<'_>| batch.draft.write_out(transaction));
         written.map_err(|error| self.lift("write to", error))?;
-        Ok(batch.show())
+        Ok(batch.draft.show())
     }
 
     /// Forgets what is in memory, buffered changes included, and goes on with what the file has: for who has rolled it back.
@@ -266,7 +269,32 @@ impl StoreBackend {
         self.shared.state.write().is_closed = true;
     }
 
+    /// A file of the last commit.
+    pub(super) fn read_committed(&self, key: &str) -> Result<Option<Box<dyn ReadStream>>> {
+        let lift = |error| self.lift("read", error);
+        loop {
+            let reader = self.shared.read().map_err(lift)?;
+            if reader.state.held.is_some() {
+                // A commit is under way: what the file has may be newer than what the tree says of it.
+                drop(reader);
+                self.shared.turn.take().ok_or_else(waits_for_itself)?;
+                continue;
+            }
+            let Some(record) = get(&reader, &tree_key(FILE, key)).map_err(lift)? else { return Ok(None) };
+            let snapshot = self.shared.storage.snapshot().map_err(lift)?;
+            drop(reader);
+            let record = FileRecord::read(&record).ok_or_else(|| {
+                let problem = "what is noted of the file makes no sense".to_owned();
+                Error::Malformed { location: self.place(), key: key.to_owned(), problem }
+            })?;
+            return Ok(Some(Box::new(FileReader::open(snapshot, key, record).map_err(lift)?)));
+        }
+    }
+
     fn entries(&self, map: u8, range: &Range, with_values: bool) -> Result<Entries<'_>> {
+        if let Some(draft) = self.slot.of(self) {
+            return Ok(draft.entries(map, range, with_values));
+        }
         drop(self.shared.read().map_err(|error| self.lift("read", error))?);
         let source = Box::new(move |read: &mut dyn FnMut(&dyn Pages) -> Result<()>| {
             let reader = self.shared.read().map_err(|error| self.lift("read", error))?;
@@ -305,11 +333,17 @@ impl Backend for StoreBackend {
     }
 
     fn get(&self, key: &str) -> Result<Option<Bytes>> {
+        if let Some(draft) = self.slot.of(self) {
+            return draft.get(VALUES, key);
+        }
         let found = self.shared.read().and_then(|reader| get(&reader, &tree_key(VALUES, key)));
         found.map_err(|error| self.lift("read", error))
     }
 
     fn has(&self, key: &str) -> Result<bool> {
+        if let Some(draft) = self.slot.of(self) {
+            return Ok(draft.get(VALUES, key)?.is_some());
+        }
         let found = self.shared.read().and_then(|reader| has(&reader, &tree_key(VALUES, key)));
         found.map_err(|error| self.lift("read", error))
     }
@@ -323,15 +357,20 @@ impl Backend for StoreBackend {
     }
 
     fn write(&self, changes: &[Change<'_>], durability: Durability) -> Result<()> {
+        if let Some(draft) = self.slot.of(self) {
+            draft.apply(changes)?;
+            draft.note(changes);
+            return Ok(());
+        }
         if durability == Durability::Durable {
             return self.write_durably(changes);
         }
         let batch = self.begin()?;
-        batch.apply(changes)?;
-        if batch.waiting() >= MOST_WAITING {
+        batch.draft.apply(changes)?;
+        if batch.draft.waiting() >= MOST_WAITING {
             return self.commit_with(batch, changes);
         }
-        batch.keep();
+        batch.draft.keep();
         self.watchers.changed(changes);
         Ok(())
     }
@@ -341,28 +380,17 @@ impl Backend for StoreBackend {
     }
 
     fn read_stream(&self, key: &str) -> Result<Option<Box<dyn ReadStream>>> {
-        let lift = |error| self.lift("read", error);
-        loop {
-            let reader = self.shared.read().map_err(lift)?;
-            if reader.state.held.is_some() {
-                // A commit is under way: what the file has may be newer than what the tree says of it.
-                drop(reader);
-                self.shared.turn.take().ok_or_else(waits_for_itself)?;
-                continue;
-            }
-            let Some(record) = get(&reader, &tree_key(FILE, key)).map_err(lift)? else { return Ok(None) };
-            let snapshot = self.shared.storage.snapshot().map_err(lift)?;
-            drop(reader);
-            let record = FileRecord::read(&record).ok_or_else(|| {
-                let problem = "what is noted of the file makes no sense".to_owned();
-                Error::Malformed { location: self.place(), key: key.to_owned(), problem }
-            })?;
-            return Ok(Some(Box::new(FileReader::open(snapshot, key, record).map_err(lift)?)));
+        match self.slot.of(self) {
+            Some(draft) => draft.read_stream(key),
+            None => self.read_committed(key),
         }
     }
 
     fn write_stream<'a>(&'a self, key: &str) -> Result<Box<dyn WriteStream + 'a>> {
         corallite_objects::key::check(key)?;
+        if let Some(draft) = self.slot.of(self) {
+            return Ok(draft.write_stream(key));
+        }
         drop(self.begin()?);
         Ok(Box::new(Stream {
             backend: self,
@@ -374,9 +402,25 @@ impl Backend for StoreBackend {
     }
 
     fn remove_stream(&self, key: &str) -> Result<bool> {
+        if let Some(draft) = self.slot.of(self) {
+            return draft.remove_file(key);
+        }
         let batch = self.begin()?;
-        let is_there = batch.remove_file(key)?;
+        let is_there = batch.draft.remove_file(key)?;
         if is_there {
+            self.commit(&batch)?;
+        }
+        Ok(is_there)
+    }
+
+    fn rename_stream(&self, from: &str, to: &str, _durability: Durability) -> Result<bool> {
+        corallite_objects::key::check(to)?;
+        if let Some(draft) = self.slot.of(self) {
+            return draft.rename_file(from, to);
+        }
+        let batch = self.begin()?;
+        let is_there = batch.draft.rename_file(from, to)?;
+        if is_there && from != to {
             self.commit(&batch)?;
         }
         Ok(is_there)
@@ -388,6 +432,10 @@ impl Backend for StoreBackend {
     }
 
     fn sync(&self) -> Result<()> {
+        if self.slot.of(self).is_some() {
+            // The transaction's commit does it.
+            return Ok(());
+        }
         if !self.shared.storage.is_writable() {
             return self.shared.read().map(drop).map_err(|error| self.lift("sync", error));
         }
@@ -395,12 +443,18 @@ impl Backend for StoreBackend {
     }
 
     fn clear(&self) -> Result<()> {
+        if let Some(draft) = self.slot.of(self) {
+            return draft.clear();
+        }
         let batch = self.begin()?;
-        batch.clear()?;
+        batch.draft.clear()?;
         self.commit(&batch).map(drop)
     }
 
     fn close(&self) -> Result<()> {
+        if self.slot.of(self).is_some() {
+            return Err(Error::Usage("a store cannot be closed within a transaction".to_owned()));
+        }
         if self.shared.state.read().is_closed {
             return Ok(());
         }
@@ -428,8 +482,8 @@ struct Stream<'a> {
 impl Stream<'_> {
     fn put(backend: &StoreBackend, file: &mut Option<u64>, extents: &mut Vec<Extent>, bytes: Vec<u8>) -> Result<()> {
         let batch = backend.begin()?;
-        let number = batch.file_number(*file);
-        batch.push_file(FileChange::Piece { file: number, piece: extents.len() as u32, bytes }, None);
+        let number = batch.draft.file_number(*file);
+        batch.draft.push_file(FileChange::Piece { file: number, piece: extents.len() as u32, bytes }, None);
         extents.extend(backend.commit(&batch)?);
         *file = Some(number);
         Ok(())
@@ -452,7 +506,7 @@ impl WriteStream for Stream<'_> {
         let (tail, record) = std::mem::take(&mut self.pieces).finish(|| self.backend.place())?;
         let batch = self.backend.begin()?;
         let begun = (0..self.extents.len() as u32).filter_map(|piece| Some(begun_key(self.file?, piece))).collect();
-        batch.finish_file(&self.key, &record, self.extents.clone(), tail, begun)?;
+        batch.draft.finish_file(&self.key, &record, self.extents.clone(), tail, begun)?;
         self.backend.commit(&batch)?;
         // From here on it is the dataset's room.
         self.extents.clear();
@@ -468,7 +522,7 @@ impl Drop for Stream<'_> {
     }
 }
 
-impl Batch<'_> {
+impl Draft<'_> {
     /// The number of a file, or of a new one.
     fn file_number(&self, file: Option<u64>) -> u64 {
         file.unwrap_or_else(|| {

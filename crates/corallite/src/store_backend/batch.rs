@@ -12,8 +12,8 @@ use super::backend::{Result, StoreBackend};
 use super::files::{Extent, FileChange};
 use super::shared::Base;
 use super::tree::{Flaw, Meta, PAGE, PageBuf, PageNo, Pages, Segments, Workspace, get, has};
+use super::joined::Joined;
 use super::turn::Held;
-use super::within::Within;
 
 /// The first byte of a document's key in the tree.
 pub(super) const VALUES: u8 = b'v';
@@ -34,9 +34,15 @@ pub(super) fn tree_key(map: u8, key: &str) -> Vec<u8> {
 /// nothing.
 #[derive(Debug)]
 pub struct Batch<'a> {
-    pub(super) backend: &'a StoreBackend,
-    pub(super) inner: Mutex<Inner>,
+    pub(super) draft: Draft<'a>,
     _held: Held<'a>,
+}
+
+/// The changes of a batch: what its owner and the thread that joined it work on.
+#[derive(Clone, Debug)]
+pub(super) struct Draft<'a> {
+    pub(super) backend: &'a StoreBackend,
+    pub(super) inner: Arc<Mutex<Inner>>,
 }
 
 #[derive(Debug)]
@@ -47,7 +53,7 @@ pub(super) struct Inner {
     pub(super) files: Vec<FileChange>,
     /// Nothing of what was there before is to stay.
     is_cleared: bool,
-    /// A change failed half-way, and with what.
+    /// A change failed half-way, and with what; or the batch is over.
     broken: Option<String>,
     staged: Option<Staged>,
 }
@@ -73,14 +79,34 @@ impl<'a> Batch<'a> {
             broken: None,
             staged: None,
         };
-        Self { backend, inner: Mutex::new(inner), _held: held }
+        Self { draft: Draft { backend, inner: Arc::new(Mutex::new(inner)) }, _held: held }
     }
 
-    /// The batch within the transaction that it becomes durable with. What is changed through it is seen through it.
-    pub fn within<'b>(&'b self, transaction: &'b Transaction<'b>) -> Within<'b> {
-        Within::new(self, transaction)
+    /// Makes what this thread does to objects part of the batch, through the backend and all that is kept in it, until the guard
+    /// is dropped. What it changes it sees, and others when the batch is published. Files are written into the transaction of
+    /// the file that the thread is within then.
+    #[must_use]
+    pub fn join(&self) -> Joined<'_> {
+        Joined::new(&self.draft)
     }
 
+    /// Writes the changes into a transaction of the file, as the last thing done to objects in it. After that has been committed,
+    /// [`Batch::publish`] shows them.
+    ///
+    /// # Errors
+    ///
+    /// What the file layer reports; the transaction must then not be committed.
+    pub fn write_out(&self, transaction: &Transaction<'_>) -> corallite_file::Result<()> {
+        self.draft.write_out(transaction)
+    }
+
+    /// Shows the changes, now that the transaction that they were written into by [`Batch::write_out`] has been committed.
+    pub fn publish(self) {
+        self.draft.show();
+    }
+}
+
+impl Draft<'_> {
     /// What this does fails for good once it failed half-way.
     pub(super) fn guarded<T>(&self, work: impl FnOnce(&mut Inner) -> corallite_file::Result<T>) -> Result<T> {
         let mut inner = self.inner.lock();
@@ -96,9 +122,9 @@ impl<'a> Batch<'a> {
         outcome.map_err(|error| self.backend.lift("change", error))
     }
 
-    pub(super) fn get(&self, key: &str) -> Result<Option<Bytes>> {
+    pub(super) fn get(&self, map: u8, key: &str) -> Result<Option<Bytes>> {
         let inner = self.inner.lock();
-        get(&inner.work, &tree_key(VALUES, key)).map_err(|error| self.backend.lift("read", error))
+        get(&inner.work, &tree_key(map, key)).map_err(|error| self.backend.lift("read", error))
     }
 
     /// Makes changes, if for each of them there is what it expects.
@@ -185,7 +211,6 @@ impl<'a> Batch<'a> {
         self.inner.lock().work.changed.len() + self.backend.shared.pending.lock().pages.len()
     }
 
-    /// Writes everything into a transaction of the file. After it has been committed, [`Batch::publish`] shows it.
     pub(super) fn write_out(&self, transaction: &Transaction<'_>) -> corallite_file::Result<()> {
         let shared = &self.backend.shared;
         let mut inner = self.inner.lock();
@@ -281,11 +306,6 @@ impl<'a> Batch<'a> {
         placed
     }
 
-    /// Shows the changes, now that the transaction that they were written into by [`Within::write_out`] has been committed.
-    pub fn publish(self) {
-        self.show();
-    }
-
     /// Shows the changes, which the next commit will write.
     pub(super) fn keep(&self) {
         let mut inner = self.inner.lock();
@@ -312,7 +332,9 @@ impl<'a> Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        let held: Option<CommitPages> = self.backend.shared.state.write().held.take();
+        // For who still has a stream of it.
+        self.draft.inner.lock().broken.get_or_insert_with(|| "the transaction is over".to_owned());
+        let held: Option<CommitPages> = self.draft.backend.shared.state.write().held.take();
         drop(held);
     }
 }

@@ -106,6 +106,8 @@ pub(super) enum FileChange {
     Piece { file: u64, piece: u32, bytes: Vec<u8> },
     /// Finishes one: `extents` it has already, and `tail` is what comes last.
     Create { key: String, extents: Vec<Extent>, tail: Vec<u8> },
+    /// Gives one another key, in the place of what that had.
+    Rename { from: String, to: String },
     /// Removes one.
     Remove { key: String },
     /// Removes all.
@@ -132,6 +134,13 @@ impl FileChange {
                 let group = transaction.storage().create_group(&format!("/{FILES}"))?;
                 unlink(transaction, &group, &name)?;
                 create(transaction, &group, &name, extents, &tail)
+            }
+            Self::Rename { from, to } => {
+                let group = transaction.storage().create_group(&format!("/{FILES}"))?;
+                let (from, to) = (dataset_name(&from), dataset_name(&to));
+                unlink(transaction, &group, &to)?;
+                let explain = |error| transaction.explain(&format!("rename /files/{from}"), &error);
+                group.relink(&from, &to).map_err(explain)
             }
             Self::Remove { key } => {
                 let group = transaction.storage().create_group(&format!("/{FILES}"))?;
@@ -303,15 +312,20 @@ impl Read for FileReader {
     }
 }
 
+/// The position in a file of this length that is meant.
+pub(super) fn seek(to: SeekFrom, position: u64, length: u64) -> io::Result<u64> {
+    let position = match to {
+        SeekFrom::Start(position) => Some(position),
+        SeekFrom::End(from) => length.checked_add_signed(from),
+        SeekFrom::Current(from) => position.checked_add_signed(from),
+    };
+    let before = || io::Error::new(io::ErrorKind::InvalidInput, "a position before the beginning of the file");
+    position.ok_or_else(before)
+}
+
 impl Seek for FileReader {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let position = match to {
-            SeekFrom::Start(position) => Some(position),
-            SeekFrom::End(from) => self.record.length.checked_add_signed(from),
-            SeekFrom::Current(from) => self.position.checked_add_signed(from),
-        };
-        let before = || io::Error::new(io::ErrorKind::InvalidInput, "a position before the beginning of the file");
-        self.position = position.ok_or_else(before)?;
+        self.position = seek(to, self.position, self.record.length)?;
         Ok(self.position)
     }
 }

@@ -13,13 +13,13 @@ mod batch;
 mod entries;
 mod files;
 mod group;
+mod joined;
 mod shared;
 mod tree;
 mod turn;
 mod verify;
-mod within;
 
 pub use backend::StoreBackend;
 pub use batch::Batch;
+pub use joined::Joined;
 pub use tree::OBJECTS_FORMAT_VERSION;
-pub use within::Within;
