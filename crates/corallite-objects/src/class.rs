@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
@@ -75,7 +76,7 @@ impl RelationType {
 }
 
 /// What happens to a relation when a target of it is removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum OnRemove {
     /// It keeps leading there; whoever follows it is told.
     #[default]
@@ -236,6 +237,11 @@ impl Class {
         self.version = version;
         self.migration = Some(Arc::new(migration));
         self
+    }
+
+    /// Says which version it is, where nothing is known of a migration.
+    pub(crate) fn set_version(&mut self, version: u64) {
+        self.version = version;
     }
 
     pub(crate) fn migration(&self) -> Option<&Migration> {

@@ -39,6 +39,7 @@
 pub mod backend;
 pub mod class;
 pub mod conformance;
+mod declaration;
 mod document;
 pub mod error;
 mod gate;

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::backend::{Change, Durability};
 use crate::class::Class;
+use crate::declaration::FirstSave;
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::index::Difference;
@@ -25,13 +26,13 @@ struct Prepared<'a> {
 }
 
 /// Saves those of the objects that were changed; says how many. Nobody else saves one of them meanwhile.
-pub(crate) fn save(shared: &Shared, objects: &[StoredObject], durability: Durability) -> Result<usize> {
+pub(crate) fn save(shared: &Arc<Shared>, objects: &[StoredObject], durability: Durability) -> Result<usize> {
     let _saving = shared.saving.enter();
     save_held(shared, objects, durability)
 }
 
 /// The same for who holds `saving` already.
-pub(crate) fn save_held(shared: &Shared, objects: &[StoredObject], durability: Durability) -> Result<usize> {
+pub(crate) fn save_held(shared: &Arc<Shared>, objects: &[StoredObject], durability: Durability) -> Result<usize> {
     // In one order, so that two threads that save the same objects do not wait for each other.
     let mut objects: Vec<&StoredObject> = objects.iter().collect();
     objects.sort_by_key(|object| Arc::as_ptr(&object.0) as usize);
@@ -69,14 +70,16 @@ pub(crate) fn save_held(shared: &Shared, objects: &[StoredObject], durability: D
             difference.extend(keeper.difference(class, oid, old.as_ref(), Some(&one.document)));
         }
     }
-    let changes: Vec<Change<'_>> = prepared
+    let first = FirstSave::of(shared, prepared.iter().map(|one| &**one.object.class()))?;
+    let saves = prepared
         .iter()
-        .map(|one| Change { key: &one.key, value: Some(&one.bytes), expect: expectation(one.state.stored.as_ref()) })
-        .collect();
+        .map(|one| Change { key: &one.key, value: Some(&one.bytes), expect: expectation(one.state.stored.as_ref()) });
+    let changes: Vec<Change<'_>> = saves.chain(first.changes()).collect();
     if let Err(error) = write(shared, &changes, &difference, durability) {
         return Err(explain(shared, error, &prepared, &difference));
     }
     drop(changes);
+    first.done(shared);
     let count = prepared.len();
     for mut one in prepared {
         shared.saved(&one.key);
@@ -150,7 +153,7 @@ fn without_secrets(class: &Class, mut document: Value) -> Value {
 
 /// Writes one change of an object whose state the caller has.
 pub(crate) fn write_one(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     class: &Class,
     oid: &str,
     change: Change<'_>,
@@ -161,5 +164,10 @@ pub(crate) fn write_one(
         Some(keeper) => keeper.difference(class, oid, old, new),
         None => Difference::default(),
     };
-    write(shared, &[change], &difference, durability)
+    let first = FirstSave::of(shared, std::iter::once(class))?;
+    let changes: Vec<Change<'_>> = std::iter::once(change).chain(first.changes()).collect();
+    write(shared, &changes, &difference, durability)?;
+    drop(changes);
+    first.done(shared);
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Objects of registered classes in a backend.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     /// Shut by what must not be overtaken by a save: rebuilding, and removing what others refer to.
     pub(crate) saving: Gate,
     pub(crate) keeper: OnceLock<Arc<Keeper>>,
+    /// The collections whose declaration is stored.
+    pub(crate) declared: RwLock<HashSet<String>>,
     /// Where relations to files lead.
     raw: OnceLock<RawStorage>,
     /// The objects made or changed in the innermost scope of each thread.
@@ -81,6 +83,7 @@ impl ObjectStorage {
             saves: std::array::from_fn(|_| AtomicU64::new(0)),
             saving: Gate::default(),
             keeper: OnceLock::new(),
+            declared: RwLock::default(),
             raw: OnceLock::new(),
             scopes: Mutex::default(),
         };
@@ -581,7 +584,7 @@ impl Shared {
 
     /// Writes changes of objects, and what they do to indexes.
     pub(crate) fn write_object(
-        &self,
+        self: &Arc<Self>,
         class: &Class,
         oid: &str,
         change: Change<'_>,

@@ -100,6 +100,11 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Whether the changes of one [`Backend::write`] survive a crash together or not at all.
     fn is_atomic(&self) -> bool;
 
+    /// Whether anything can be written to it.
+    fn is_writable(&self) -> bool {
+        true
+    }
+
     /// Opens the stream of a key.
     ///
     /// # Errors

@@ -222,6 +222,10 @@ impl Backend for MultiBackend {
     }
 
     /// Whether they do in the first one. After a crash mirrors may be behind.
+    fn is_writable(&self) -> bool {
+        self.first.is_writable()
+    }
+
     fn is_atomic(&self) -> bool {
         self.first.is_atomic()
     }

@@ -82,6 +82,7 @@ impl Indexes {
             state: AtomicU8::new(State::Clean as u8),
             verifies: AtomicBool::new(false),
             warnings: Mutex::default(),
+            unbuilt: Mutex::default(),
             backend,
         });
         if storage.shared.keeper.get().is_some() {
@@ -190,17 +191,29 @@ pub(crate) struct Keeper {
     /// Whether there may be entries of values that an object no longer has.
     verifies: AtomicBool,
     warnings: Mutex<Vec<String>>,
+    /// The indexes that are not whole and could not be built, because nothing can be written.
+    unbuilt: Mutex<HashSet<String>>,
 }
 
 fn claim_key(collection: &str, index: &str, part: &str) -> String {
     format!("@unique\0{collection}\0{index}\0{part}")
 }
 
-fn definition_key(collection: &str, index: &str) -> String {
+pub(crate) fn definition_key(collection: &str, index: &str) -> String {
     format!("@indexed\0{collection}\0{index}")
 }
 
 impl Keeper {
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// Whether an index is whole, so that it can be looked things up in.
+    pub(super) fn is_built(&self, class: &Class, index: &str) -> bool {
+        let unbuilt = self.unbuilt.lock();
+        unbuilt.is_empty() || !unbuilt.contains(&definition_key(class.collection(), index))
+    }
+
     fn open(&self) -> Result<()> {
         if self.is_shared && self.backend.is_atomic() {
             return Ok(());
@@ -248,6 +261,11 @@ impl Keeper {
                 Some(_) => Some("was declared otherwise"),
                 None => None,
             });
+        }
+        if !self.backend.is_writable() {
+            let keys = chosen.iter().map(|(name, _)| definition_key(class.collection(), name));
+            self.unbuilt.lock().extend(keys);
+            return Ok(());
         }
         let counts = self.build(shared, class, &chosen)?;
         for (((name, _), count), reason) in chosen.iter().zip(counts).zip(reasons) {

@@ -13,6 +13,7 @@ mod view;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::document::Document;
@@ -20,11 +21,11 @@ use crate::reference::Reference;
 
 pub use functions::{keyword, keywords, no_accents, normalize, paths};
 pub use keeper::Indexes;
-pub(crate) use keeper::{Difference, Keeper};
+pub(crate) use keeper::{Difference, Keeper, definition_key};
 pub use view::{Hits, IndexView, Limits, ObjectIndexes, Order};
 
 /// How values become index keys, and arguments of queries with them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Indexing {
     /// As they are.
@@ -196,6 +197,11 @@ impl Index {
             Source::Property(name) => Some(name),
             _ => None,
         }
+    }
+
+    /// Whether it is by a function, which only a program has.
+    pub(crate) fn is_function(&self) -> bool {
+        matches!(self.source, Source::Function(_))
     }
 
     pub(crate) fn indexing(&self) -> &Indexing {

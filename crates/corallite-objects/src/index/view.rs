@@ -27,9 +27,15 @@ impl ObjectIndexes {
     ///
     /// # Errors
     ///
-    /// [`Error::Unknown`](crate::Error::Unknown).
+    /// [`Error::Unknown`](crate::Error::Unknown); [`Error::Usage`](crate::Error::Usage) for one that is not whole in a backend that
+    /// cannot be written.
     pub fn by(&self, index: &str) -> Result<IndexView> {
         let declared = Arc::clone(self.class.known_index(index)?);
+        if !self.keeper.is_built(&self.class, index) {
+            let name = self.class.name();
+            let problem = format!("the index {name}.by.{index} is not built; open the store for writing once, which does that");
+            return Err(crate::Error::Usage(problem));
+        }
         let prefix = index_prefix(self.class.collection(), index);
         Ok(IndexView { of: self.clone(), index: declared, prefix })
     }

@@ -24,6 +24,7 @@ mod time;
 use std::cmp::Ordering;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub(crate) use check::kind;
@@ -33,7 +34,7 @@ pub use sanitize::sanitize;
 pub(crate) use time::order as time_order;
 
 /// What a property may hold.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Type {
     /// `true` or `false`.

@@ -379,6 +379,10 @@ impl Backend for StoreBackend {
         true
     }
 
+    fn is_writable(&self) -> bool {
+        self.shared.storage.is_writable()
+    }
+
     fn read_stream(&self, key: &str) -> Result<Option<Box<dyn ReadStream>>> {
         match self.slot.of(self) {
             Some(draft) => draft.read_stream(key),
