@@ -10,6 +10,7 @@ use crate::backend::{Backend, BackendExt, Change, Durability, Expect};
 use crate::class::{Class, OnRemove, Property, RelationType};
 use crate::error::{Error, Result};
 use crate::index::{Index, Indexing};
+use crate::key;
 use crate::storage::{ObjectStorage, Shared};
 use crate::types::Type;
 
@@ -193,11 +194,20 @@ impl FirstSave {
                     foreign.push(key);
                 }
             }
+            let mut undefined = keeper.map(|keeper| keeper.undefined(collection)).unwrap_or_default();
+            if !undefined.is_empty() && shared.backend.keys(&key::prefix(collection))?.next().transpose()?.is_some() {
+                // Somebody else saved objects meanwhile that are in none of them: the next opening builds them.
+                undefined.clear();
+            }
             if keeper.is_some_and(|keeper| !keeper.is_shared) {
-                let removals: Vec<Change<'_>> = foreign.iter().map(|key| removal(key)).collect();
-                index_backend.write(&removals, Durability::Durable)?;
+                let puts = undefined.iter().map(|(key, value)| put(key, value));
+                let changes: Vec<Change<'_>> = foreign.iter().map(|key| removal(key)).chain(puts).collect();
+                if !changes.is_empty() {
+                    index_backend.write(&changes, Durability::Durable)?;
+                }
             } else {
                 first.removals.extend(foreign);
+                first.puts.append(&mut undefined);
             }
         }
         Ok(first)
@@ -205,7 +215,7 @@ impl FirstSave {
 
     /// What is written with the objects.
     pub(crate) fn changes(&self) -> impl Iterator<Item = Change<'_>> {
-        let puts = self.puts.iter().map(|(key, value)| Change { key, value: Some(value), expect: Expect::Anything });
+        let puts = self.puts.iter().map(|(key, value)| put(key, value));
         puts.chain(self.removals.iter().map(|key| removal(key)))
     }
 
@@ -222,6 +232,10 @@ impl FirstSave {
             }
         });
     }
+}
+
+fn put<'c>(key: &'c str, value: &'c [u8]) -> Change<'c> {
+    Change { key, value: Some(value), expect: Expect::Anything }
 }
 
 fn removal(key: &str) -> Change<'_> {

@@ -1,6 +1,6 @@
 //! Keeping indexes in step with their objects.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -83,6 +83,7 @@ impl Indexes {
             verifies: AtomicBool::new(false),
             warnings: Mutex::default(),
             unbuilt: Mutex::default(),
+            undefined: Mutex::default(),
             backend,
         });
         if storage.shared.keeper.get().is_some() {
@@ -193,6 +194,8 @@ pub(crate) struct Keeper {
     warnings: Mutex<Vec<String>>,
     /// The indexes that are not whole and could not be built, because nothing can be written.
     unbuilt: Mutex<HashSet<String>>,
+    /// Indexes of classes without objects, which count as there once the first object is saved: their keys and definitions.
+    undefined: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
 fn claim_key(collection: &str, index: &str, part: &str) -> String {
@@ -245,6 +248,14 @@ impl Keeper {
         let state = self.state.load(Ordering::Acquire);
         let mut chosen: Vec<(&String, &Index)> = Vec::new();
         let mut reasons = Vec::new();
+        let collection = class.collection();
+        let prefixes = [key::prefix(collection), format!("@index\0{collection}\0"), format!("@unique\0{collection}\0")];
+        let is_empty = |prefix: &String, backend: &dyn Backend| -> Result<bool> {
+            Ok(backend.keys_in(&Range::prefix(prefix))?.next().transpose()?.is_none())
+        };
+        let is_new = is_empty(&prefixes[0], &*shared.backend)?
+            && is_empty(&prefixes[1], &*self.backend)?
+            && is_empty(&prefixes[2], &*self.backend)?;
         for (name, index) in &class.indexes {
             // A value too many in a unique index would keep others from having it.
             let is_partial = state == State::Partial as u8 || state == State::Extra as u8 && index.is_unique();
@@ -253,6 +264,11 @@ impl Keeper {
             let found: Option<Value> = found.and_then(|value| serde_json::from_slice(&value).ok());
             let is_this = found.as_ref().is_some_and(|found| found["definition"] == definition.as_str());
             if is_this && !is_partial {
+                continue;
+            }
+            if found.is_none() && is_new {
+                let definition = json!({ "definition": definition }).to_string().into_bytes();
+                self.undefined.lock().insert(definition_key(collection, name), definition);
                 continue;
             }
             chosen.push((name, index));
@@ -335,7 +351,21 @@ impl Keeper {
             .map(|(key, definition)| Change { key, value: Some(definition.as_bytes()), expect: Expect::Anything })
             .collect();
         self.backend.write(&built, Durability::Durable)?;
+        self.defined(keys.iter().map(String::as_str));
         Ok(counts)
+    }
+
+    /// The indexes of a class that count as there from its first object on.
+    pub(crate) fn undefined(&self, collection: &str) -> Vec<(String, Vec<u8>)> {
+        let (from, undefined) = (definition_key(collection, ""), self.undefined.lock());
+        let of = undefined.range(from.clone()..).take_while(|(key, _)| key.starts_with(&from));
+        of.map(|(key, definition)| (key.clone(), definition.clone())).collect()
+    }
+
+    /// Notes that these count as there.
+    pub(crate) fn defined<'k>(&self, keys: impl Iterator<Item = &'k str>) {
+        let mut undefined = self.undefined.lock();
+        keys.for_each(|key| drop(undefined.remove(key)));
     }
 
     fn put_all(&self, entries: &mut Vec<(String, Vec<u8>)>) -> Result<()> {

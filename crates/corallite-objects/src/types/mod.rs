@@ -31,6 +31,7 @@ pub(crate) use check::kind;
 pub use password::verify as verify_password;
 #[cfg(feature = "sanitize")]
 pub use sanitize::sanitize;
+pub use time::date_time;
 pub(crate) use time::order as time_order;
 
 /// What a property may hold.

@@ -16,6 +16,16 @@ pub(super) fn is_date_time(text: &str) -> bool {
     text.len() > 10 && (text.parse::<Timestamp>().is_ok() || text.parse::<DateTime>().is_ok())
 }
 
+/// A moment as [`Type::DateTime`](crate::Type::DateTime) has it, in UTC: nanoseconds since 1970. Beyond the year 9999 it is that
+/// year's end.
+///
+/// ```
+/// assert_eq!(corallite_objects::types::date_time(1_500_000_000), "1970-01-01T00:00:01.5Z");
+/// ```
+pub fn date_time(nanos: u64) -> String {
+    Timestamp::from_nanosecond(nanos.into()).unwrap_or(Timestamp::MAX).to_string()
+}
+
 /// What dates, times, and dates with times are ordered by, nanoseconds; those without an offset as if they were UTC. `None`
 /// for any other text.
 pub(crate) fn order(text: &str) -> Option<i128> {

@@ -297,9 +297,18 @@ impl<'a> Checkpoints<'a> {
     /// [`Error::DamagedCheckpoint`], or [`Error::Damaged`] for a weight that is needed and does not say what it is a delta of,
     /// when it cannot be known what is needed; nothing is freed then.
     pub fn gc(&self, watch: &dyn Watch) -> Result<GcReport> {
+        self.gc_but(&HashSet::new(), watch)
+    }
+
+    /// As [`Checkpoints::gc`], but for some weights that something else needs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoints::gc`].
+    pub fn gc_but(&self, needed: &HashSet<WeightHash>, watch: &dyn Watch) -> Result<GcReport> {
         let report = self.store.transaction::<_, Error>(|transaction| {
             let mut report = GcReport::default();
-            for (key, bytes) in self.garbage(transaction, watch)? {
+            for (key, bytes) in self.garbage(transaction, needed, watch)? {
                 if transaction.unlink_weight(&key)? {
                     report.weights += 1;
                     report.bytes += bytes;
@@ -319,9 +328,14 @@ impl<'a> Checkpoints<'a> {
     }
 
     /// The weights that nothing needs, and the bytes of each.
-    fn garbage(&self, transaction: &WeightTransaction<'_>, watch: &dyn Watch) -> Result<Vec<(WeightHash, u64)>> {
+    fn garbage(
+        &self,
+        transaction: &WeightTransaction<'_>,
+        also: &HashSet<WeightHash>,
+        watch: &dyn Watch,
+    ) -> Result<Vec<(WeightHash, u64)>> {
         let (pages, file) = (transaction.inner, transaction.file());
-        let mut needed: HashSet<WeightHash> = self::needed(pages, file)?.into_keys().collect();
+        let mut needed: HashSet<WeightHash> = self::needed(pages, file)?.into_keys().chain(also.iter().cloned()).collect();
         let mut bases = HashMap::new();
         for Reference { name, reference, is_weight } in references(pages, file)? {
             let name = WeightHash::new(name)?;
