@@ -74,7 +74,8 @@ impl Class {
     /// # Ok::<(), corallite_objects::Error>(())
     /// ```
     pub fn declaration(&self) -> Value {
-        let property = |property: &Property| DeclaredProperty { of: property.of.clone(), default: property.default.clone() };
+        let property =
+            |property: &Property| DeclaredProperty { of: property.of.clone(), default: property.default.clone() };
         let relation = |relation: &RelationType| DeclaredRelation {
             targets: relation.targets.clone(),
             many: relation.is_many,
@@ -176,7 +177,8 @@ impl FirstSave {
         let mut first = Self::default();
         for class in classes {
             let collection = class.collection();
-            if shared.declared.read().contains(collection) || first.collections.iter().any(|other| other == collection) {
+            if shared.declared.read().contains(collection) || first.collections.iter().any(|other| other == collection)
+            {
                 continue;
             }
             first.collections.push(collection.to_owned());

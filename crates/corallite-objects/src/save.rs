@@ -71,9 +71,11 @@ pub(crate) fn save_held(shared: &Arc<Shared>, objects: &[StoredObject], durabili
         }
     }
     let first = FirstSave::of(shared, prepared.iter().map(|one| &**one.object.class()))?;
-    let saves = prepared
-        .iter()
-        .map(|one| Change { key: &one.key, value: Some(&one.bytes), expect: expectation(one.state.stored.as_ref()) });
+    let saves = prepared.iter().map(|one| Change {
+        key: &one.key,
+        value: Some(&one.bytes),
+        expect: expectation(one.state.stored.as_ref()),
+    });
     let changes: Vec<Change<'_>> = saves.chain(first.changes()).collect();
     if let Err(error) = write(shared, &changes, &difference, durability) {
         return Err(explain(shared, error, &prepared, &difference));

@@ -200,3 +200,13 @@ fn weights_under_keys_of_the_callers_cannot_be_exchanged() -> Outcome {
     assert_eq!(store.verify(&Unwatched)?.damaged.len(), 2);
     Ok(())
 }
+
+#[test]
+fn a_new_store_whose_first_transaction_fails_goes_on() {
+    let store = Hdf5Store::memory(Hdf5Options::new()).unwrap();
+    let weight = WeightTensor::new("w", vec![2], Dtype::U8, vec![1, 2]).unwrap();
+    let failed: Result<(), Error> = store.transaction(|_| Err(Error::Cancelled));
+    assert!(failed.is_err());
+    let key = store.store(&weight, None).unwrap();
+    assert_eq!(store.load(&key).unwrap().unwrap().data().unwrap(), weight.data().unwrap());
+}

@@ -29,8 +29,10 @@
 //! The parts are crates of their own: [`mod@file`] is the transactional HDF5 file, [`weights`] the tensors, [`links`] the
 //! relations, [`objects`] typed objects and files.
 
+mod described;
 mod error;
 mod store_backend;
+mod transaction;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -40,18 +42,17 @@ pub use corallite_links as links;
 pub use corallite_links::E;
 pub use corallite_objects as objects;
 pub use corallite_weights as weights;
+pub use described::{CHECKPOINT, FILE, FIXED};
 pub use error::{Error, Result};
 pub use store_backend::{Batch, Joined, OBJECTS_FORMAT_VERSION, StoreBackend};
+pub use transaction::Transaction;
 
 use corallite_file::{Access, CommitNumber, Storage};
 use corallite_links::{CIDStore, LinksOptions};
 use corallite_objects::backend::Backend;
-use corallite_weights::{
-    Checkpoints, Damage, GcReport, Hdf5Options, Hdf5Store, SafetensorsFile, Unwatched, Verification, Watch, WeightHash,
-    WeightStore, WeightTensor, WeightTransaction,
-};
+use corallite_weights::{Damage, GcReport, Hdf5Options, Hdf5Store, Unwatched, Verification, Watch, WeightStore};
 
-use error::Failed;
+use described::Described;
 
 /// The links' place in the file: there once there were any.
 const LINKS: &str = "nodes/links";
@@ -103,6 +104,7 @@ pub struct Store {
     links: OnceLock<CIDStore>,
     links_options: LinksOptions,
     objects: OnceLock<Arc<StoreBackend>>,
+    described: OnceLock<Described>,
     /// Held while the links or the objects are opened, which happens once.
     opening: Mutex<()>,
     weights: Hdf5Store,
@@ -146,7 +148,14 @@ impl Store {
     }
 
     fn of(weights: Hdf5Store, links_options: LinksOptions) -> Self {
-        Self { links: OnceLock::new(), links_options, objects: OnceLock::new(), opening: Mutex::default(), weights }
+        Self {
+            links: OnceLock::new(),
+            links_options,
+            objects: OnceLock::new(),
+            described: OnceLock::new(),
+            opening: Mutex::default(),
+            weights,
+        }
     }
 
     /// How the links are opened when [`Store::links`] is called for the first time.
@@ -163,7 +172,7 @@ impl Store {
 
     /// The checkpoints: adding model files, exporting, removing.
     pub fn checkpoints(&self) -> Checkpoints<'_> {
-        Checkpoints::new(&self.weights)
+        Checkpoints { store: self, inner: weights::Checkpoints::new(&self.weights) }
     }
 
     /// The links: ids to sets of ids. They are opened by the first call, which recovers what a crash left in their log;
@@ -207,6 +216,48 @@ impl Store {
         Ok(Arc::clone(self.objects.get_or_init(|| opened)))
     }
 
+    /// The store's objects. They are opened by the first call, which gives every checkpoint that has none its object of the
+    /// class [`CHECKPOINT`]; a store that cannot be written is read as it is. Other classes are registered by the program, or
+    /// with [`objects::ObjectStorage::register_stored`] as others declared them.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::objects_backend`] and of reading what is there.
+    pub fn objects(&self) -> Result<&objects::ObjectStorage> {
+        Ok(&self.described()?.objects)
+    }
+
+    /// The indexes of the store's objects.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::objects`].
+    pub fn indexes(&self) -> Result<&objects::Indexes> {
+        Ok(&self.described()?.indexes)
+    }
+
+    /// The store's files, with a class [`FILE`] that every store has.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::objects`].
+    pub fn files(&self) -> Result<&objects::RawStorage> {
+        Ok(&self.described()?.files)
+    }
+
+    pub(crate) fn described(&self) -> Result<&Described> {
+        if let Some(described) = self.described.get() {
+            return Ok(described);
+        }
+        let backend = self.objects_backend()?;
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(described) = self.described.get() {
+            return Ok(described);
+        }
+        let opened = Described::open(backend, &self.weights)?;
+        Ok(self.described.get_or_init(|| opened))
+    }
+
     /// Whether the store has links, or had some.
     ///
     /// # Errors
@@ -220,34 +271,6 @@ impl Store {
     /// knows of the links.
     pub fn storage(&self) -> &Storage {
         self.weights.storage()
-    }
-
-    /// Runs `change` as one commit: all of what it does through the [`Transaction`] becomes durable together, or none.
-    ///
-    /// ```
-    /// # use corallite::Store;
-    /// # use corallite::weights::{Dtype, WeightTensor, WeightStore};
-    /// let store = Store::memory()?;
-    /// let failed = store.transaction(|tx| {
-    ///     tx.store(&WeightTensor::new("w", vec![2], Dtype::U8, vec![1, 2])?, None)?;
-    ///     Err::<(), corallite::Error>(corallite::weights::Error::Cancelled.into())
-    /// });
-    /// assert!(failed.is_err() && store.weights().list_weights()?.is_empty());
-    /// # Ok::<(), corallite::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// That of `change`, or of the commit.
-    pub fn transaction<T, E: From<Error>>(
-        &self,
-        change: impl FnOnce(&Transaction<'_>) -> std::result::Result<T, E>,
-    ) -> std::result::Result<T, E> {
-        let outcome = self.weights.transaction(|weights| change(&Transaction { weights }).map_err(Failed::Change));
-        outcome.map_err(|failed| match failed {
-            Failed::Change(error) => error,
-            Failed::Commit(error) => error.into(),
-        })
     }
 
     /// Makes the state of an earlier commit the newest one, links and objects included; see [`Storage::rollback_to_version`]. Links
@@ -270,6 +293,8 @@ impl Store {
             let problem = "its links' log is still in use; drop every `Wal` of it before a rollback".to_owned();
             return Err(file::Error::Usage { path: self.storage().path().to_owned(), problem }.into());
         }
+        // Its objects in memory are not those of the state that comes back.
+        self.described = OnceLock::new();
         let objects = self.objects.get();
         if let Some(objects) = objects {
             objects.sync()?;
@@ -375,11 +400,7 @@ impl Store {
     ///
     /// As [`Checkpoints::gc`].
     pub fn gc(&self) -> Result<GcReport> {
-        if self.has_objects()? {
-            // Files that a crash left half written.
-            self.objects_backend()?.sync()?;
-        }
-        Ok(self.checkpoints().gc(&Unwatched)?)
+        self.checkpoints().gc(&Unwatched)
     }
 
     /// Whether the store has objects, or had some.
@@ -420,38 +441,31 @@ impl Store {
     }
 }
 
-/// Changes that become durable together; see [`Store::transaction`].
-#[derive(Debug)]
-pub struct Transaction<'a> {
-    weights: &'a WeightTransaction<'a>,
+/// The checkpoints of a store: those of [`weights::Checkpoints`], to which it derefs, each with its object of the class
+/// [`CHECKPOINT`]. What is added and removed here is added and removed with the object.
+#[derive(Clone, Copy, Debug)]
+pub struct Checkpoints<'a> {
+    store: &'a Store,
+    inner: weights::Checkpoints<'a>,
 }
 
-impl Transaction<'_> {
-    /// Stores a weight; see [`WeightStore::store`].
+impl<'a> Checkpoints<'a> {
+    /// The object of a checkpoint: its name, source, time of creation (`created`), `tags`, `metrics`, `parent`, and whatever else was
+    /// set. `None` when there is no such checkpoint.
     ///
     /// # Errors
     ///
-    /// As [`WeightStore::store`].
-    pub fn store(&self, weight: &WeightTensor, hash_key: Option<&WeightHash>) -> Result<WeightHash> {
-        Ok(self.weights.store(weight, hash_key)?)
+    /// As [`Store::objects`] and [`objects::ObjectStorage::get`].
+    pub fn object(&self, name: &str) -> Result<Option<objects::StoredObject>> {
+        Ok(self.store.objects()?.get(CHECKPOINT, name)?)
     }
+}
 
-    /// Adds a model file; see [`Checkpoints::add`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Checkpoints::add`].
-    pub fn add_checkpoint(&self, name: &str, path: impl AsRef<Path>) -> Result<weights::Checkpoint> {
-        Ok(self.weights.add_checkpoint(name, &SafetensorsFile::open(path)?, &Unwatched)?.checkpoint)
-    }
+impl<'a> std::ops::Deref for Checkpoints<'a> {
+    type Target = weights::Checkpoints<'a>;
 
-    /// Removes a checkpoint; `false` when there was none of that name.
-    ///
-    /// # Errors
-    ///
-    /// What libhdf5 reports.
-    pub fn remove_checkpoint(&self, name: &str) -> Result<bool> {
-        Ok(self.weights.remove_checkpoint(name)?)
+    fn deref(&self) -> &weights::Checkpoints<'a> {
+        &self.inner
     }
 }
 

@@ -26,8 +26,8 @@ pub use layout::FORMAT_VERSION;
 pub use options::{Mode, Options, Recognize, Source};
 pub use pages::CommitPages;
 pub use snapshot::{Mapped, Snapshot};
-pub use transaction::Transaction;
 use transaction::Held;
+pub use transaction::Transaction;
 
 /// A commit that can be rolled back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

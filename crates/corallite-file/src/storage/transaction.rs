@@ -88,7 +88,10 @@ impl Storage {
 
     fn allocated_here(&self) -> Option<Allocated> {
         let holder = self.holder.lock();
-        holder.as_ref().filter(|held| held.thread == std::thread::current().id()).map(|held| Arc::clone(&held.allocated))
+        holder
+            .as_ref()
+            .filter(|held| held.thread == std::thread::current().id())
+            .map(|held| Arc::clone(&held.allocated))
     }
 }
 

@@ -33,7 +33,8 @@ impl ObjectIndexes {
         let declared = Arc::clone(self.class.known_index(index)?);
         if !self.keeper.is_built(&self.class, index) {
             let name = self.class.name();
-            let problem = format!("the index {name}.by.{index} is not built; open the store for writing once, which does that");
+            let problem =
+                format!("the index {name}.by.{index} is not built; open the store for writing once, which does that");
             return Err(crate::Error::Usage(problem));
         }
         let prefix = index_prefix(self.class.collection(), index);

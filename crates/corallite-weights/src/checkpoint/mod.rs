@@ -224,12 +224,7 @@ impl<'a> Checkpoints<'a> {
             opened.push((name.as_str(), SafetensorsFile::open(path)?));
         }
         self.store.transaction(|transaction| {
-            let transaction = transaction.with_compression(options.compression.unwrap_or(self.store.compression()));
-            let transaction = match options.longest_chain {
-                Some(deltas) => transaction.with_longest_chain(deltas),
-                None => transaction,
-            };
-            opened.iter().map(|(name, file)| transaction.add_checkpoint(name, file, options.watch)).collect()
+            opened.iter().map(|(name, file)| transaction.add_checkpoint_with(name, file, options)).collect()
         })
     }
 
@@ -254,6 +249,16 @@ impl<'a> Checkpoints<'a> {
             .into_iter()
             .map(|name| record::read_info(snapshot.as_ref(), snapshot.file(), &name))
             .collect()
+    }
+
+    /// The names of all checkpoints, sorted, damaged ones included.
+    ///
+    /// # Errors
+    ///
+    /// What libhdf5 reports.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let snapshot = self.store.snapshot()?;
+        record::names(snapshot.as_ref(), snapshot.file())
     }
 
     /// Removes a checkpoint; `false` when there was none of that name. Its weights stay until [`Checkpoints::gc`].
@@ -335,7 +340,8 @@ impl<'a> Checkpoints<'a> {
         watch: &dyn Watch,
     ) -> Result<Vec<(WeightHash, u64)>> {
         let (pages, file) = (transaction.inner, transaction.file());
-        let mut needed: HashSet<WeightHash> = self::needed(pages, file)?.into_keys().chain(also.iter().cloned()).collect();
+        let mut needed: HashSet<WeightHash> =
+            self::needed(pages, file)?.into_keys().chain(also.iter().cloned()).collect();
         let mut bases = HashMap::new();
         for Reference { name, reference, is_weight } in references(pages, file)? {
             let name = WeightHash::new(name)?;
@@ -415,6 +421,20 @@ impl<'a> Checkpoints<'a> {
 }
 
 impl WeightTransaction<'_> {
+    /// Adds a safetensors file as the checkpoint `name`, stored as the options say.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoints::add`].
+    pub fn add_checkpoint_with(&self, name: &str, file: &SafetensorsFile, options: AddOptions<'_>) -> Result<Added> {
+        let transaction = self.with_compression(options.compression.unwrap_or(self.compression));
+        let transaction = match options.longest_chain {
+            Some(deltas) => transaction.with_longest_chain(deltas),
+            None => transaction,
+        };
+        transaction.add_checkpoint(name, file, options.watch)
+    }
+
     /// Adds a safetensors file as the checkpoint `name`; see [`Checkpoints::add`].
     ///
     /// # Errors

@@ -41,6 +41,8 @@ impl Hdf5Store {
         }
         self.storage
             .transaction(|inner| {
+                // A failed transaction takes them back, if it was to be the file's first.
+                super::ensure(&self.storage).map_err(|error| Carrier(error.into()))?;
                 let (compression, longest_chain) = (self.compression, self.longest_chain);
                 change(&WeightTransaction { inner, compression, longest_chain, without: HashSet::new() })
                     .map_err(Carrier)

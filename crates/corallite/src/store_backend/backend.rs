@@ -128,7 +128,7 @@ impl StoreBackend {
     /// store.storage().transaction(|transaction| {
     ///     let _joined = batch.join(); // what this thread does to objects is part of it
     ///     objects.add("Run.1", b"{}")?;
-    ///     Ok::<_, Box<dyn std::error::Error>>(batch.draft.write_out(transaction)?)
+    ///     Ok::<_, Box<dyn std::error::Error>>(batch.write_out(transaction)?)
     /// })?;
     /// batch.publish();
     /// assert!(objects.has("Run.1")?);
@@ -229,7 +229,8 @@ impl StoreBackend {
 
     /// Commits a batch by itself.
     pub(super) fn commit(&self, batch: &Batch<'_>) -> Result<Vec<Extent>> {
-        let written = self.shared.storage.transaction(|transaction: &Transaction<'_>| batch.draft.write_out(transaction));
+        let written =
+            self.shared.storage.transaction(|transaction: &Transaction<'_>| batch.draft.write_out(transaction));
         written.map_err(|error| self.lift("write to", error))?;
         Ok(batch.draft.show())
     }

@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 
 use super::backend::{Result, StoreBackend};
 use super::files::{Extent, FileChange};
+use super::joined::Joined;
 use super::shared::Base;
 use super::tree::{Flaw, Meta, PAGE, PageBuf, PageNo, Pages, Segments, Workspace, get, has};
-use super::joined::Joined;
 use super::turn::Held;
 
 /// The first byte of a document's key in the tree.

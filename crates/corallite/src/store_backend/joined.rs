@@ -151,7 +151,8 @@ impl Read for WrittenFile {
         for extent in &self.extents {
             if at < extent.length {
                 let count = buffer.len().min(usize::try_from(extent.length - at).unwrap_or(usize::MAX));
-                let read = self.storage.within(|transaction| transaction.read_at(extent.offset + at, &mut buffer[..count]));
+                let read =
+                    self.storage.within(|transaction| transaction.read_at(extent.offset + at, &mut buffer[..count]));
                 read.ok_or_else(is_over)?.map_err(io::Error::other)?;
                 self.position += count as u64;
                 return Ok(count);
