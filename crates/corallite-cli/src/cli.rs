@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    add, backup, completions, diff, export, gc, info, link, links, load_links, log, ls, migrate, repack, restore, rm,
-    rollback, show, stats, unlink, verify,
+    add, backup, completions, diff, export, export_objects, find, gc, get_file, import_objects, info, link, links,
+    load_links, log, ls, migrate, put_file, repack, restore, rm, rollback, set, show, stats, tag, unlink, verify,
 };
 
 const EXIT_CODES: &str = "\
@@ -18,7 +18,7 @@ Exit codes:
     6  a name is not there, or is taken already
     7  the disk is full or failed
     8  diff --exit-code: something differs
-  130  interrupted; the store is as it was before (load-links, repack: with the part that was durable)
+  130  interrupted; the store is as it was before (load-links, import-objects, repack: with the part that was durable)
 
 Examples:
   corallite add models.h5 base.safetensors tuned.safetensors
@@ -27,15 +27,19 @@ Examples:
   corallite diff models.h5 base tuned
   corallite export models.h5 tuned -o out.safetensors
   corallite info models.h5 --json | jq .ratio
+  corallite tag models.h5 tuned best
+  corallite find models.h5 Checkpoint 'tags = \"best\"' --sort -created
+  corallite put-file models.h5 tokenizer.json
   corallite link models.h5 base apache-2.0
   corallite links models.h5 base
   corallite backup models.h5 backup.h5";
 
-/// Keeps model checkpoints, and links between anything, in one HDF5 file; gives both back exactly
+/// Keeps model checkpoints, what is known about them, and links between anything, in one HDF5 file
 ///
 /// A store is one ordinary HDF5 file that any HDF5 reader opens without a plugin. Checkpoints go in as safetensors
-/// files and come out byte for byte; a weight that several of them share is stored once. Links relate ids to sets of
-/// ids: models to licences, runs to files, anything to tags. What a command changes (of load-links, each batch) is there
+/// files and come out byte for byte; a weight that several of them share is stored once. Tags, metrics and other properties
+/// say what they are and find them again; files of any kind lie beside them. Links relate ids to sets of ids: models to
+/// licences, runs to files, anything to anything. What a command changes (of load-links and import-objects, each batch) is there
 /// whole or not at all, also after `kill -9` or a power cut.
 #[derive(Debug, Parser)]
 #[command(name = "corallite", version, arg_required_else_help = true, after_help = EXIT_CODES, max_term_width = 100)]
@@ -61,6 +65,13 @@ pub(crate) enum Command {
     Diff(diff::Arguments),
     Export(export::Arguments),
     Rm(rm::Arguments),
+    Tag(tag::Arguments),
+    Set(set::Arguments),
+    Find(find::Arguments),
+    PutFile(put_file::Arguments),
+    GetFile(get_file::Arguments),
+    ExportObjects(export_objects::Arguments),
+    ImportObjects(import_objects::Arguments),
     Gc(gc::Arguments),
     Repack(repack::Arguments),
     Info(info::Arguments),

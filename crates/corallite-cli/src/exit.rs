@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::process::ExitCode;
 
-use corallite::{Error, file, links, weights};
+use corallite::{Error, file, links, objects, weights};
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +127,7 @@ fn exit_of(error: &Error) -> Exit {
         Error::File(error) => exit_of_file(error),
         Error::Weights(error) => exit_of_weights(error),
         Error::Links(error) => exit_of_links(error),
+        Error::Objects(error) => exit_of_objects(error),
         // What a later version adds.
         _ => Exit::BadStore,
     }
@@ -168,6 +169,37 @@ fn exit_of_links(error: &links::Error) -> Exit {
     }
 }
 
+fn exit_of_objects(error: &objects::Error) -> Exit {
+    use objects::Error;
+    match error {
+        Error::Type { .. }
+        | Error::Declaration { .. }
+        | Error::Unknown { .. }
+        | Error::Query { .. }
+        | Error::Key { .. }
+        | Error::Usage(_) => Exit::Usage,
+        Error::Exists { .. }
+        | Error::Absent { .. }
+        | Error::Changed { .. }
+        | Error::Conflict { .. }
+        | Error::NotUnique { .. }
+        | Error::Referred { .. }
+        | Error::Dangling { .. } => Exit::Name,
+        Error::Malformed { .. } => Exit::Damaged,
+        Error::Io { source, .. } => match in_store(source.get_ref()) {
+            Some(error) => exit_of_file(error),
+            None => exit_of_io(source),
+        },
+        Error::Backend { source, .. } => in_store(Some(source.as_ref())).map_or(Exit::BadStore, exit_of_file),
+        _ => Exit::BadStore,
+    }
+}
+
+/// The file layer's error behind one of the objects.
+fn in_store<'e>(source: Option<&'e (dyn std::error::Error + Send + Sync + 'static)>) -> Option<&'e file::Error> {
+    source?.downcast_ref()
+}
+
 fn exit_of_io(source: &io::Error) -> Exit {
     match source.kind() {
         ErrorKind::PermissionDenied
@@ -197,6 +229,7 @@ fn sentence(error: &Error) -> String {
         Error::File(error) => file_sentence(error),
         Error::Weights(error) => weights_sentence(error),
         Error::Links(error) => links_sentence(error),
+        Error::Objects(error) => objects_sentence(error),
         other => other.to_string(),
     }
 }
@@ -212,6 +245,15 @@ fn weights_sentence(error: &weights::Error) -> String {
         Error::Cancelled => "interrupted; the store is as it was before".to_owned(),
         other => other.to_string(),
     }
+}
+
+fn objects_sentence(error: &objects::Error) -> String {
+    let within = match error {
+        objects::Error::Backend { source, .. } => in_store(Some(source.as_ref())),
+        objects::Error::Io { source, .. } => in_store(source.get_ref()),
+        _ => None,
+    };
+    within.map_or_else(|| error.to_string(), file_sentence)
 }
 
 fn links_sentence(error: &links::Error) -> String {
@@ -314,6 +356,11 @@ mod tests {
         assert_eq!(code(Error::File(file::Error::DiskFull { path: path() })), 7);
         assert_eq!(code(io(ErrorKind::Other)), 7);
         assert_eq!(code(W::Cancelled), 130);
+        assert_eq!(code(objects::Error::Usage(text())), 2);
+        assert_eq!(code(objects::Error::Exists { location: text(), key: text() }), 6);
+        assert_eq!(code(objects::Error::Malformed { location: text(), key: text(), problem: text() }), 1);
+        let busy = file::Error::Busy { path: path(), holder: None };
+        assert_eq!(code(objects::Error::backend("write to", "x", busy)), 5);
         assert_eq!(code(links::Error::Damaged { path: path(), place: text(), problem: text() }), 1);
         assert_eq!(code(links::Error::ForeignLog { path: path(), problem: text() }), 4);
         assert_eq!(code(links::Error::DiskFull { path: path() }), 7);

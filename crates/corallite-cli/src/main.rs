@@ -4,6 +4,7 @@
 //! [`exit::Failure`]; nothing but `output` writes to the terminal, nothing but `exit` decides on exit codes, and
 //! nothing but `work` knows signals and progress bars.
 
+mod assign;
 mod cli;
 mod command;
 mod copy;

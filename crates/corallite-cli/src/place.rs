@@ -1,6 +1,8 @@
 //! Where a command writes a file, and where it must not.
 
-use std::fs;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::exit::{Exit, Failure};
@@ -20,6 +22,36 @@ pub(crate) fn target(path: &Path) -> Result<PathBuf, Failure> {
         }
         _ => Ok(path.to_owned()),
     }
+}
+
+/// Writes a file beside its place and moves it there when it is whole and on the disk.
+pub(crate) fn write_whole<T>(
+    target: &Path,
+    write: impl FnOnce(&mut BufWriter<&File>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let failed = |error: io::Error| Failure::io(&format!("cannot write {}", target.display()), &error);
+    let name = target.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}.part", std::process::id()));
+    let temporary = target.with_file_name(hidden);
+    let written = (|| {
+        let file = File::create(&temporary).map_err(failed)?;
+        let mut out = BufWriter::with_capacity(1 << 20, &file);
+        let value = write(&mut out)?;
+        out.flush().map_err(failed)?;
+        drop(out);
+        file.sync_all().map_err(failed)?;
+        fs::rename(&temporary, target).map_err(failed)?;
+        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        Ok(value)
+    })();
+    if written.is_err() {
+        // Half a file is of no use; if it cannot be removed, its name says what it is.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }
 
 /// Whether both paths lead to one file, or would.

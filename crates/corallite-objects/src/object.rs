@@ -80,7 +80,7 @@ impl Changes {
             };
         }
         for (name, targets) in self.relations {
-            if document.relations.get(&name) != Some(&targets) {
+            if document.relations.get(&name).map_or(&[][..], Vec::as_slice) != targets.as_slice() {
                 changed.push(name.clone());
             }
             document.relations.insert(name, targets);

@@ -36,7 +36,7 @@ pub(crate) struct Described {
 fn checkpoint_class() -> Class {
     Class::new(CHECKPOINT)
         .open()
-        .property("name", Type::Line)
+        .property("name", Type::String)
         .property("source", Type::String)
         .property("created", Type::DateTime)
         .property("tensors", Type::Positive)

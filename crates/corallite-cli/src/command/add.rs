@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use corallite::Store;
-use corallite::weights::{Compression, Error, Hdf5Options, SafetensorsFile, WeightTransaction};
+use corallite::weights::{AddOptions, Compression, Error, Hdf5Options, SafetensorsFile};
+use corallite::{Store, Transaction};
 use serde::Serialize;
+use serde_json::{Value, json};
 
+use crate::assign;
 use crate::exit::{Exit, Failure};
 use crate::opened;
 use crate::output::Output;
@@ -21,6 +23,7 @@ Examples:
   corallite add models.h5 base.safetensors                 as the checkpoint `base`
   corallite add models.h5 model.safetensors --name run-17  under another name
   corallite add models.h5 checkpoints/*.safetensors        all in one commit
+  corallite add models.h5 run-17.safetensors --parent run-16 --tag best --set metrics.loss=1.93
   corallite add models.h5 big.safetensors --compression none   stored as it is, to be mapped into memory";
 
 /// Deltas that may lie one on another, where nothing else is asked for.
@@ -54,6 +57,18 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "HOW", default_value = "planes")]
     compression: Compression,
 
+    /// Tag them; again for more tags
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+
+    /// Set a property, as `corallite set` does; again for more
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+
+    /// The checkpoint that they were made from
+    #[arg(long, value_name = "NAME")]
+    parent: Option<String>,
+
     /// How many deltas may lie one on another; 0 stores every weight whole
     ///
     /// A weight is stored as the difference to one of an earlier checkpoint where that is smaller. Reading it reads the
@@ -86,6 +101,7 @@ struct Report {
 pub(crate) fn run(arguments: Arguments, output: &Output) -> Result<Exit, Failure> {
     let started = Instant::now();
     let names = names(&arguments)?;
+    let described = described(&arguments)?;
     let mut work = Work::begin()?;
     // All input is looked at before the store is, so that bad input does not even make one.
     let mut files = Vec::with_capacity(names.len());
@@ -97,13 +113,23 @@ pub(crate) fn run(arguments: Arguments, output: &Output) -> Result<Exit, Failure
 
     let options = Hdf5Options::new().compression(arguments.compression);
     let added = opened::with_options(&arguments.store, options, output, |store| {
-        add_all(store, &files, usize::from(arguments.chain), &work)
+        add_all(store, &files, (usize::from(arguments.chain), described), &work)
     })?;
     drop(work);
     let store = arguments.store.display().to_string();
     let report = Report { store, files: added, seconds: started.elapsed().as_secs_f64() };
     output.done(&report, |paint| render(&report, paint))?;
     Ok(Exit::Ok)
+}
+
+/// What is said of them.
+fn described(arguments: &Arguments) -> Result<Vec<(String, Value)>, Failure> {
+    let mut described = assign::parse(&arguments.set)?;
+    if !arguments.tag.is_empty() {
+        described.push(("tags".to_owned(), json!(arguments.tag)));
+    }
+    described.extend(arguments.parent.iter().map(|parent| ("parent".to_owned(), json!(parent))));
+    Ok(described)
 }
 
 /// The names the files get.
@@ -136,30 +162,36 @@ fn names(arguments: &Arguments) -> Result<Vec<String>, Failure> {
 fn add_all(
     store: &Store,
     files: &[(&str, SafetensorsFile)],
-    longest_chain: usize,
+    (longest_chain, described): (usize, Vec<(String, Value)>),
     work: &Work,
 ) -> Result<Vec<Added>, Failure> {
-    store.weights().transaction(|transaction| {
-        let transaction = &transaction.with_longest_chain(longest_chain);
-        let file = transaction.file();
+    let properties = match described.as_slice() {
+        [] => json!({}),
+        _ => assign::of_checkpoint(store, assign::apply(described, |_| None)?)?,
+    };
+    store.transaction(|transaction| {
+        let file = transaction.weights().file();
         for (name, _) in files {
             // Before minutes are spent on the files that come first.
             if file.link_exists("checkpoints") && file.link_exists(&format!("checkpoints/{name}")) {
                 return Err(Error::AlreadyExists { name: (*name).to_owned() }.into());
             }
         }
-        files.iter().map(|(name, file)| add_one(transaction, name, file, work)).collect()
+        let options = AddOptions::new().longest_chain(longest_chain).watch(work);
+        files.iter().map(|(name, file)| add_one(transaction, name, file, &properties, options, work)).collect()
     })
 }
 
 fn add_one(
-    transaction: &WeightTransaction<'_>,
+    transaction: &Transaction<'_>,
     name: &str,
     file: &SafetensorsFile,
+    properties: &Value,
+    options: AddOptions<'_>,
     work: &Work,
 ) -> Result<Added, Failure> {
     work.on(&printable(name));
-    let added = transaction.add_checkpoint(name, file, work)?;
+    let added = transaction.add_checkpoint_with(name, file, properties.clone(), options)?;
     let info = added.checkpoint.info();
     Ok(Added {
         name: name.to_owned(),

@@ -6,6 +6,7 @@ use clap::Args;
 use corallite::file::Mode;
 use corallite::links::DirectoryForm;
 use corallite::weights::Hdf5Options;
+use corallite::{CHECKPOINT, Error};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
@@ -19,8 +20,9 @@ Examples:
   corallite migrate models.h5 --json | jq -r .directory
   corallite migrate models.h5 --salvage           where the log is damaged or missing, and there is no backup";
 
-/// Store the links in their canonical layout
+/// Bring an older store up to date, and the links into their canonical layout
 ///
+/// Every checkpoint gets its object, which `tag`, `set` and `find` work on.
 /// Changes that were appended since the buckets were written are folded into them, what is in the log comes into the file,
 /// and the directory is stored in the form that fits its size: an attribute of /config, the dataset /dir, or a dataset
 /// below /dir for each partition. It happens by itself as a store grows; this command makes it so now, for a program that
@@ -43,6 +45,8 @@ struct Report {
     /// `attribute`, `dataset` or `sharded`; `null` in a store that never had links.
     directory: Option<&'static str>,
     partitions: u64,
+    /// Checkpoints that have an object.
+    checkpoints: u64,
     keys: u64,
     pairs: u64,
 }
@@ -51,6 +55,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
     let options = Hdf5Options::new().mode(Mode::ReadWrite);
     let links = opened::few_links(0).salvage(arguments.salvage);
     let report = opened::with_links(&arguments.store, options, links, output, |store| {
+        let checkpoints = store.objects()?.count(CHECKPOINT).map_err(Error::from)?;
         let links = store.links()?;
         // Without links there is nothing to lay out, and nothing to begin either.
         let directory = match store.has_links()? {
@@ -60,13 +65,14 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
         let found = links.statistics()?;
         let partitions = directory.map_or(0, |_| found.partitions);
         let store = arguments.store.display().to_string();
-        Ok(Report { store, directory, partitions, keys: found.keys, pairs: found.pairs })
+        Ok(Report { store, directory, partitions, checkpoints, keys: found.keys, pairs: found.pairs })
     })?;
     output.done(&report, |_| {
         let store = printable(&report.store);
-        let Some(directory) = report.directory else { return format!("{store} has no links; nothing was changed.\n") };
+        let described = format!("{store}: {} can be found;", counted(report.checkpoints, "checkpoint"));
+        let Some(directory) = report.directory else { return format!("{described} it has no links.\n") };
         format!(
-            "{store}: {} of {} in {}; the directory is stored as {directory}.\n",
+            "{described} {} of {} in {}; the directory is stored as {directory}.\n",
             counted(report.pairs, "pair"),
             counted(report.keys, "key"),
             counted(report.partitions, "partition"),

@@ -5,7 +5,11 @@ pub(crate) mod backup;
 pub(crate) mod completions;
 pub(crate) mod diff;
 pub(crate) mod export;
+pub(crate) mod export_objects;
+pub(crate) mod find;
 pub(crate) mod gc;
+pub(crate) mod get_file;
+pub(crate) mod import_objects;
 pub(crate) mod info;
 pub(crate) mod link;
 pub(crate) mod links;
@@ -13,12 +17,15 @@ pub(crate) mod load_links;
 pub(crate) mod log;
 pub(crate) mod ls;
 pub(crate) mod migrate;
+pub(crate) mod put_file;
 pub(crate) mod repack;
 pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod rollback;
+pub(crate) mod set;
 pub(crate) mod show;
 pub(crate) mod stats;
+pub(crate) mod tag;
 pub(crate) mod unlink;
 pub(crate) mod verify;
 
@@ -36,6 +43,13 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<Exit, Failure> {
         Command::Export(arguments) => export::run(&arguments, output),
         Command::Rm(arguments) => rm::run(arguments, output),
         Command::Gc(arguments) => gc::run(&arguments, output),
+        Command::Tag(arguments) => tag::run(&arguments, output),
+        Command::Set(arguments) => set::run(&arguments, output),
+        Command::Find(arguments) => find::run(&arguments, output),
+        Command::PutFile(arguments) => put_file::run(&arguments, output),
+        Command::GetFile(arguments) => get_file::run(&arguments, output),
+        Command::ExportObjects(arguments) => export_objects::run(&arguments, output),
+        Command::ImportObjects(arguments) => import_objects::run(&arguments, output),
         Command::Info(arguments) => info::run(&arguments, output),
         Command::Stats(arguments) => stats::run(&arguments, output),
         Command::Verify(arguments) => verify::run(&arguments, output),

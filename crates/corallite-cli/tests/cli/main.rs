@@ -7,4 +7,5 @@ mod changing;
 mod comparing;
 mod exit_codes;
 mod looking;
+mod objects;
 mod words;

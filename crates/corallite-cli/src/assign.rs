@@ -1,0 +1,111 @@
+//! `key=value` on the command line: properties of checkpoints and files.
+
+use corallite::objects::Reference;
+use corallite::{CHECKPOINT, FIXED, Store};
+use serde_json::{Map, Value, json};
+
+use crate::exit::{Exit, Failure};
+
+/// Reads `key=value`: the value as JSON where it is some, else as text; nothing clears the property. A key may lead into a
+/// map: `metrics.loss=0.25`.
+pub(crate) fn parse(assignments: &[String]) -> Result<Vec<(String, Value)>, Failure> {
+    let one = |text: &String| {
+        let (key, value) = text
+            .split_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or_else(|| Failure::new(Exit::Usage, format!("`{text}` sets nothing; write it as KEY=VALUE")))?;
+        let value = if value.is_empty() { Value::Null } else { json_or_text(value) };
+        Ok((key.to_owned(), value))
+    };
+    assignments.iter().map(one).collect()
+}
+
+fn json_or_text(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
+}
+
+/// The properties that assignments make of those that were there.
+pub(crate) fn apply(
+    assignments: Vec<(String, Value)>,
+    stored: impl Fn(&str) -> Option<Value>,
+) -> Result<Map<String, Value>, Failure> {
+    let mut changed = Map::new();
+    for (key, value) in assignments {
+        let (name, path) = key.split_once('.').map_or((key.as_str(), None), |(name, path)| (name, Some(path)));
+        let Some(path) = path else {
+            changed.insert(key, value);
+            continue;
+        };
+        let mut whole = changed.get(name).cloned().or_else(|| stored(name)).filter(|whole| !whole.is_null());
+        put(whole.get_or_insert_with(|| json!({})), path, value)
+            .map_err(|()| Failure::new(Exit::Usage, format!("`{key}` cannot be set: what it lies in is no map")))?;
+        changed.insert(name.to_owned(), whole.unwrap_or_default());
+    }
+    Ok(changed)
+}
+
+fn put(into: &mut Value, path: &str, value: Value) -> Result<(), ()> {
+    let map = into.as_object_mut().ok_or(())?;
+    match path.split_once('.') {
+        Some((name, rest)) => put(map.entry(name).or_insert_with(|| json!({})), rest, value),
+        None if value.is_null() => Ok(drop(map.remove(path))),
+        None => Ok(drop(map.insert(path.to_owned(), value))),
+    }
+}
+
+/// Properties of a checkpoint from those of the command line: a parent is given by its name.
+pub(crate) fn of_checkpoint(store: &Store, mut properties: Map<String, Value>) -> Result<Value, Failure> {
+    if let Some(name) = properties.keys().find(|name| FIXED.contains(&name.as_str()) || *name == "weights") {
+        let sentence = format!("`{name}` says what the checkpoint is, and cannot be set");
+        return Err(Failure::new(Exit::Usage, sentence));
+    }
+    if let Some(parent) = properties.get_mut("parent").filter(|parent| !parent.is_null()) {
+        let name = parent.as_str().map_or_else(|| parent.to_string(), str::to_owned);
+        if !store.objects()?.has(CHECKPOINT, &name).map_err(corallite::Error::from)? {
+            return Err(corallite::weights::Error::NotFound { what: format!("the checkpoint `{name}`") }.into());
+        }
+        *parent = json!(Reference::new(CHECKPOINT, name));
+    }
+    Ok(Value::Object(properties))
+}
+
+/// A value for people.
+pub(crate) fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join(", "),
+        Value::Object(map) => match (map.get("oid").and_then(Value::as_str), map.get("type").and_then(Value::as_str)) {
+            (Some(oid), Some(_)) if map.len() == 2 => oid.to_owned(),
+            _ => map.iter().map(|(name, value)| format!("{name}={}", shown(value))).collect::<Vec<_>>().join(" "),
+        },
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(assignments: &[&str], stored: Value) -> Value {
+        let texts: Vec<String> = assignments.iter().map(|text| (*text).to_owned()).collect();
+        Value::Object(apply(parse(&texts).unwrap(), |name| stored.get(name).cloned()).unwrap())
+    }
+
+    #[test]
+    fn values_are_json_where_they_can_be_and_text_else() {
+        let found = set(&["loss=1.5", "note=hello world", "tags=[\"a\"]", "zero=007", "gone=", "eq=a=b"], json!({}));
+        let wanted =
+            json!({"loss": 1.5, "note": "hello world", "tags": ["a"], "zero": "007", "gone": null, "eq": "a=b"});
+        assert_eq!(found, wanted);
+        assert!(parse(&["=1".to_owned()]).is_err() && parse(&["loss".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn a_key_may_lead_into_a_map() {
+        let stored = json!({"metrics": {"loss": 2, "old": 1}, "name": "x"});
+        let found = set(&["metrics.loss=1", "metrics.deep.er=3", "metrics.old="], stored.clone());
+        assert_eq!(found, json!({"metrics": {"loss": 1, "deep": {"er": 3}}}));
+        let refused = apply(parse(&["name.first=1".to_owned()]).unwrap(), |name| stored.get(name).cloned());
+        assert!(refused.is_err());
+    }
+}
