@@ -235,7 +235,7 @@ impl Shared {
             salvage: self.options.salvage,
             read_only: !self.is_writable(),
         };
-        let (log, recovered) = Wal::open(disk, &self.log_path, &source)?;
+        let (log, mut recovered) = Wal::open(disk, &self.log_path, &source)?;
         let cut = self.cut(found, &recovered)?;
         if let Found::Pending(pending) = found {
             let batch = recovered.adopted.iter().find(|batch| batch.token == pending.token);
@@ -243,6 +243,10 @@ impl Shared {
         }
         let mut writer = self.writer.lock();
         let (report, replayed) = self.replay(&log, &writer, cut, recovered.records)?;
+        if let Some(cut) = cut {
+            recovered.dropped += recovered.end.lsn.0 - cut.0;
+            (recovered.batches, recovered.records) = (report.batches, report.records);
+        }
         writer.adopt_replayed(replayed);
         writer.applied = log.position().lsn;
         drop(writer);

@@ -118,7 +118,8 @@ pub struct Recovered {
     pub batches: u64,
     /// Their change records.
     pub records: u64,
-    /// Records after the end that were dropped: what a crash left of batches that no sync confirmed.
+    /// Records after the end that were dropped: what a crash left of batches that no sync confirmed, and what is of transactions
+    /// that the store's file does not have.
     pub dropped: u64,
     /// Those of the batches that were made from changes in the store's file, in order.
     pub adopted: Vec<Adopted>,
