@@ -1,6 +1,7 @@
 //! [`Changes`]: changes that are gathered before they are made.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use corallite_file::Transaction;
 
@@ -40,11 +41,10 @@ pub struct Changes {
 
 impl Changes {
     fn values(&mut self, key: E, stored: impl FnOnce() -> Result<Values>) -> Result<&mut Vec<E>> {
-        if !self.seen.contains_key(&key) {
-            let values = Vec::from(stored()?);
-            self.seen.insert(key, values);
-        }
-        Ok(self.seen.entry(key).or_default())
+        Ok(match self.seen.entry(key) {
+            Entry::Occupied(seen) => seen.into_mut(),
+            Entry::Vacant(unseen) => unseen.insert(Vec::from(stored()?)),
+        })
     }
 
     /// The values of a key, with the changes.
