@@ -84,7 +84,7 @@ pub(crate) struct Checkpoint<'a> {
     pub(crate) log: Option<&'a Wal>,
     /// Whether the file is to say that there is a log.
     pub(crate) has_log: bool,
-    /// The batch of pending changes that the file has no use for once it holds this batch.
+    /// The newest batch of pending changes, as of the log's position: the file needs those no more once it holds this batch.
     pub(crate) adopted: Option<Adopted>,
 }
 
