@@ -165,7 +165,7 @@ pub fn check(bytes: &[u8]) {
 
 fn replayed(log: &Wal) -> Vec<Vec<Change>> {
     let mut batches = Vec::new();
-    let _ = log.replay(None, u64::MAX, |records| {
+    let _ = log.replay(None, |records| {
         batches.push(records.iter().filter_map(|record| record.change()).collect());
         Ok(())
     });

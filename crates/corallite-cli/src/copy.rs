@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use corallite::file::{CommitNumber, Mode, Snapshot};
+use corallite::links::LinksOptions;
 use corallite::weights::{Damage, Hdf5Options, Watch};
 use corallite::{Error, Store, links};
 
@@ -111,7 +112,9 @@ impl Copy {
 
     /// Brings what the copied log holds into the copy.
     fn recover(&mut self) -> Result<(), Error> {
-        let store = Store::open_with(&self.temporary, Hdf5Options::new().mode(Mode::ReadWrite))?;
+        // The log may have gone on to links of transactions that came after the commit.
+        let options = LinksOptions::new().cut_log(true);
+        let store = Store::open_with(&self.temporary, Hdf5Options::new().mode(Mode::ReadWrite))?.links_options(options);
         self.recovered = store.links()?.recovered().map_or(0, |recovered| recovered.records);
         store.close()
     }

@@ -18,6 +18,8 @@ pub(crate) const STATE: &str = "links";
 pub(crate) const PARTITIONS: &str = "partitions";
 /// The dataset of the [`ChangeRecord`]s that the deletion log holds, below `/nodes`.
 pub(crate) const DELETIONS: &str = "deletions";
+/// The dataset of the [`ChangeRecord`]s that a transaction of the file brought, below `/nodes`.
+pub(crate) const PENDING: &str = "pending";
 /// The directory: an attribute of `/config`, a dataset, or a group of one dataset a partition.
 pub(crate) const DIRECTORY: &str = "dir";
 

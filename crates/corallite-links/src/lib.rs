@@ -35,6 +35,7 @@
 mod arena;
 mod bucket;
 mod change;
+mod changes;
 mod checkpoint;
 mod deletion_log;
 mod directory;
@@ -52,6 +53,7 @@ mod memory;
 mod metrics;
 mod options;
 mod overlay;
+mod pending;
 #[cfg(feature = "async")]
 mod queue;
 mod set;
@@ -65,6 +67,7 @@ mod wal;
 pub use corallite_file as file;
 
 pub use change::{Change, Operation};
+pub use changes::Changes;
 pub use checkpoint::CheckpointReport;
 pub use deletion_log::{BackgroundGC, DeletionEntry, DeletionLog};
 pub use directory::{Bucket, BucketId, Buckets, Directory};
@@ -74,6 +77,7 @@ pub use error::{Error, Result};
 pub use format::{DirectoryForm, LINKS_FORMAT_VERSION};
 pub use metrics::{Event, LinksMetrics};
 pub use options::LinksOptions;
+pub use pending::{Pending, has_pending};
 #[cfg(feature = "async")]
 pub use store::{AsyncBuckets, AsyncCIDStore, AsyncDirectory, AsyncPairs, AsyncSnapshot, AsyncValueSet};
 pub use store::{CIDStore, Deletion, Maintenance, Pairs, Snapshot, Statistics, Transaction, Tuning};
@@ -81,6 +85,6 @@ pub use value_set::ValueSet;
 pub use values::Values;
 pub use wal::Wal as WAL;
 pub use wal::{
-    Audit, Damage, Durability, Finding, LOG_FORMAT_VERSION, Lsn, Position, Prepared, Record, Recovered, ReplayReport,
-    Stamp, Wal, WalMetrics, WalOptions, WalSource,
+    Adopted, Audit, Damage, Durability, Finding, LOG_FORMAT_VERSION, Lsn, Position, Prepared, Record, Recovered,
+    ReplayReport, Stamp, Wal, WalMetrics, WalOptions, WalSource,
 };

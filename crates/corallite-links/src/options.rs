@@ -8,6 +8,7 @@ pub struct LinksOptions {
     pub(crate) log_key: Option<[u8; 32]>,
     pub(crate) background: bool,
     pub(crate) salvage: bool,
+    pub(crate) cut_log: bool,
     pub(crate) seed: Option<[u64; 2]>,
     pub(crate) partition_bytes: u64,
     pub(crate) expires_versions: Option<bool>,
@@ -21,6 +22,7 @@ impl Default for LinksOptions {
             log_key: None,
             background: true,
             salvage: false,
+            cut_log: false,
             seed: None,
             partition_bytes: 4 << 20,
             expires_versions: None,
@@ -86,6 +88,14 @@ impl LinksOptions {
     #[must_use]
     pub fn salvage(mut self, salvage: bool) -> Self {
         self.salvage = salvage;
+        self
+    }
+
+    /// Leave out what the log has of transactions that the file does not have (default no: it is an error), and everything after.
+    /// For a copy of a store, of which the file was copied as of one commit and the log later.
+    #[must_use]
+    pub fn cut_log(mut self, cut: bool) -> Self {
+        self.cut_log = cut;
         self
     }
 

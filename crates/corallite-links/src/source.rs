@@ -13,10 +13,11 @@ use crate::bucket::{self, Tags};
 use crate::change::Change;
 use crate::error::{Error, Result};
 use crate::format::{
-    ChangeRecord, DIRECTORY, DirectoryForm, LINKS_FORMAT_VERSION, PARTITIONS, PartitionRecord, PartitionRecord1, STATE,
-    StateRecord, partition_name, run_name, shard_name, tags_name,
+    ChangeRecord, DIRECTORY, DirectoryForm, LINKS_FORMAT_VERSION, PARTITIONS, PENDING, PartitionRecord,
+    PartitionRecord1, STATE, StateRecord, partition_name, run_name, shard_name, tags_name,
 };
 use crate::image::{Bytes, Flaw, StoredImage};
+use crate::pending::{self, Pending};
 use crate::set;
 
 /// A commit, and what it holds of the links.
@@ -38,14 +39,19 @@ pub(crate) struct Contents {
 }
 
 impl Source {
+    /// A commit of which nothing was read yet.
+    pub(crate) fn bare(path: &Path, snapshot: Arc<Snapshot>, corrections: Arc<AtomicU64>) -> Self {
+        let path = path.to_owned();
+        Self { path, snapshot, form: DirectoryForm::Attribute, directory: Vec::new(), corrections }
+    }
+
     /// Reads the state of the links; `None` in a file that never had any.
     pub(crate) fn open(
         path: &Path,
         snapshot: Arc<Snapshot>,
         corrections: Arc<AtomicU64>,
     ) -> Result<(Self, Option<Contents>)> {
-        let path = path.to_owned();
-        let mut source = Self { path, snapshot, form: DirectoryForm::Attribute, directory: Vec::new(), corrections };
+        let mut source = Self::bare(path, snapshot, corrections);
         let nodes = source.group("/nodes")?;
         let Some(state) = source.bytes(&nodes, "/nodes", STATE)? else { return Ok((source, None)) };
         let damaged = |place: &str, problem: &str| Error::damaged(&source.path, place, problem);
@@ -260,6 +266,20 @@ impl Source {
             return Err(self.damaged("/nodes/deletions", "its checksum does not agree"));
         }
         Ok(<[ChangeRecord]>::ref_from_bytes(bytes).map(<[_]>::to_vec).unwrap_or_default())
+    }
+
+    fn pending_bytes(&self) -> Result<Option<Bytes>> {
+        self.bytes(&self.group("/nodes")?, "/nodes", PENDING)
+    }
+
+    /// Changes that a transaction of the file brought.
+    pub(crate) fn pending(&self) -> Result<Option<Pending>> {
+        self.pending_bytes()?.map(|bytes| pending::decode(&self.path, bytes.as_ref())).transpose()
+    }
+
+    /// Their token, as it is, damaged or not.
+    pub(crate) fn pending_token(&self) -> Result<Option<u64>> {
+        Ok(self.pending_bytes()?.map(|bytes| pending::token(bytes.as_ref())))
     }
 
     pub(crate) fn flawed(&self, flaw: Flaw) -> Error {

@@ -2,6 +2,8 @@
 //!
 //! `links-v*/closed.h5` was closed cleanly. `links-v*/waiting.h5` was killed: its log has batches that the file does not.
 //! `links-v2/packed.h5` was compacted: its buckets have ranges of directory entries of any length.
+//! `v3/pending.h5` has changes of a transaction of the file and no links yet. `v3/adopted.h5` was killed: its log has the changes of a
+//! transaction that the file has too, and what came after.
 //! `cargo test -p corallite-links --test golden -- --ignored` writes new ones, which is done once for each new version, into
 //! a new folder.
 
@@ -12,9 +14,10 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{Model, Outcome, assert_same, expect, key};
-use corallite_file::Mode;
+use corallite_file::{Mode, Options, Storage};
 use corallite_links::{
-    CIDStore, Change, DeletionEntry, DirectoryForm, Durability, E, LINKS_FORMAT_VERSION, LinksOptions,
+    CIDStore, Change, Changes, DeletionEntry, DirectoryForm, Durability, E, LINKS_FORMAT_VERSION, LinksOptions,
+    Operation, Pending, has_pending,
 };
 
 fn folder(version: u32) -> PathBuf {
@@ -67,8 +70,12 @@ fn check(store: &CIDStore, parts: usize) -> Outcome {
 
 /// Copies that may be written to.
 fn copies(version: u32) -> Outcome<tempfile::TempDir> {
+    copies_of(&folder(version))
+}
+
+fn copies_of(folder: &Path) -> Outcome<tempfile::TempDir> {
     let directory = tempfile::tempdir()?;
-    for entry in std::fs::read_dir(folder(version))? {
+    for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         std::fs::copy(entry.path(), directory.path().join(entry.file_name()))?;
     }
@@ -150,6 +157,83 @@ fn a_packed_store_is_read_and_written() -> Outcome {
         more.chunks(500).try_for_each(|changes| store.apply(changes, Durability::Durable).map(drop))?;
         more.iter().for_each(|change| _ = expect(&mut expected, change));
         assert_same(&store, &expected)?;
+    }
+    Ok(())
+}
+
+fn pending_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/v3")
+}
+
+/// What a transaction of the file brings, and what comes after it.
+fn of_transaction() -> [Vec<Change>; 2] {
+    let mut transaction: Vec<Change> = (0..20).map(|number| Change::insert(key(2000 + number), key(number))).collect();
+    transaction.extend([
+        Change::delete(key(2003)),
+        Change::delete_value(key(2004), key(4)),
+        Change::insert(E::MAX, E::MIN),
+    ]);
+    [transaction, vec![Change::delete(key(2005)), Change::insert(key(2003), E::MAX)]]
+}
+
+fn with_transaction(storage: &Storage, links: Option<&CIDStore>) -> Outcome<Pending> {
+    storage.transaction(|tx| {
+        let mut changes = Changes::default();
+        for Change { operation, key, value } in of_transaction()[0].clone() {
+            let stored = || links.map_or_else(|| Ok([].into_iter().collect()), |links| links.get(key));
+            match operation {
+                Operation::Insert => changes.insert(key, value, stored)?,
+                Operation::DeleteValue => changes.delete((key, value), stored)?,
+                Operation::DeleteKey => changes.delete(key, stored)?,
+            };
+        }
+        Ok(changes.write(tx, links)?)
+    })
+}
+
+#[test]
+fn changes_of_a_transaction_are_made_once() -> Outcome {
+    for (name, parts) in [("pending.h5", 1), ("adopted.h5", 2)] {
+        let directory = copies_of(&pending_folder())?;
+        let path = directory.path().join(name);
+        let mut expected = if parts == 1 { Model::new() } else { model(2) };
+        of_transaction()[..parts].concat().iter().for_each(|change| _ = expect(&mut expected, change));
+        assert_same(&CIDStore::open_read_only(&path)?, &expected)?;
+        let store = CIDStore::open_with(&path, Mode::ReadWrite, options())?;
+        assert_same(&store, &expected)?;
+        assert_eq!(store.recovered().map(|found| found.adopted.len()), (parts == 2).then_some(1));
+        assert!(has_pending(store.storage())?);
+        store.checkpoint()?;
+        assert!(!has_pending(store.storage())?);
+        store.close()?;
+        assert_same(&CIDStore::open_read_only(&path)?, &expected)?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "writes the golden files of changes in transactions"]
+fn write_golden_files_of_transactions() -> Outcome {
+    let folder = pending_folder();
+    std::fs::create_dir_all(&folder)?;
+    let scratch = tempfile::tempdir()?;
+    let path = scratch.path().join("pending.h5");
+    let storage = Storage::with_options(path.as_path(), Options::new().history(0));
+    storage.open(Mode::Append, false)?;
+    let _ = with_transaction(&storage, None)?;
+    storage.close()?;
+    std::fs::copy(&path, folder.join("pending.h5"))?;
+    let path = scratch.path().join("adopted.h5");
+    let [images, run, _] = history();
+    let store = CIDStore::open_with(&path, Mode::Append, options())?;
+    store.apply(&images, Durability::Durable)?;
+    store.checkpoint()?;
+    store.apply(&run, Durability::Durable)?;
+    let pending = with_transaction(store.storage(), Some(&store))?;
+    store.adopt(pending)?;
+    store.apply(&of_transaction()[1], Durability::Durable)?;
+    for name in ["adopted.h5", "adopted.h5-wal"] {
+        std::fs::copy(scratch.path().join(name), folder.join(name))?;
     }
     Ok(())
 }

@@ -67,7 +67,7 @@ fn batch(number: u64) -> Vec<Change> {
 
 fn replayed(wal: &Wal) -> Result<Vec<Vec<Change>>, Error> {
     let mut batches = Vec::new();
-    wal.replay(None, 0, |records| {
+    wal.replay(None, |records| {
         batches.push(records.iter().filter_map(Record::change).collect());
         Ok(())
     })?;
@@ -150,7 +150,7 @@ fn a_full_log_refuses_and_loses_nothing() -> Outcome {
 fn batches_are_prepared_ahead_and_written_in_order() -> Outcome {
     let disk = fresh();
     let (wal, _) = open(&disk, None)?;
-    let stamp = Stamp { nanos: 5, file_commit: 0, shard: 3 };
+    let stamp = Stamp { nanos: 5, token: 0, shard: 3 };
     let first = wal.prepare(&batch(1), &stamp)?.ok_or("room")?;
     let second = wal.prepare(&batch(2), &stamp)?.ok_or("room")?;
     assert_eq!((wal.used(), wal.position()), (2 + 1 + 3 + 1, Position::default()));
@@ -162,7 +162,7 @@ fn batches_are_prepared_ahead_and_written_in_order() -> Outcome {
     assert!(matches!(wal.abandon(first), Err(Error::Usage { .. })));
     append(&wal, 3, Durability::Durable);
     assert_eq!(replayed(&open(&disk, None)?.0)?, [batch(1), batch(3)]);
-    wal.replay(Some(1), 0, |records| {
+    wal.replay(Some(1), |records| {
         assert_eq!((records[0].nanos(), records[0].shard(), records[1].lsn()), (5, 3, Lsn(1)));
         Ok(())
     })?;
@@ -170,18 +170,21 @@ fn batches_are_prepared_ahead_and_written_in_order() -> Outcome {
 }
 
 #[test]
-fn a_batch_for_a_commit_that_the_file_has_not_reached_does_not_count() -> Outcome {
+fn opening_tells_which_batches_have_a_token() -> Outcome {
     let disk = fresh();
     let (wal, _) = open(&disk, None)?;
-    for (number, file_commit) in [(0, 0), (1, 5), (2, 0)] {
-        let prepared = wal.prepare(&batch(number), &Stamp { file_commit, ..Stamp::now() })?.ok_or("room")?;
+    for (number, token) in [(0, 0), (1, 5), (2, 0), (3, u64::MAX)] {
+        let prepared = wal.prepare(&batch(number), &Stamp { token, ..Stamp::now() })?.ok_or("room")?;
         wal.write(&prepared)?;
     }
-    for (file_commit, counted) in [(4, 2), (5, 3), (6, 3)] {
-        let report = wal.replay(None, file_commit, |_| Ok(()))?;
-        assert_eq!((report.batches, report.skipped, report.end), (counted, 3 - counted, wal.position()));
-    }
-    let report = wal.replay(Some(2), 9, |_| Ok(()))?;
+    let (again, recovered) = open(&disk, None)?;
+    let found: Vec<_> = recovered.adopted.iter().map(|batch| (batch.token, batch.start, batch.end)).collect();
+    let second = Lsn(batch(0).len() as u64 + 1);
+    let third = Lsn(second.0 + batch(1).len() as u64 + 1);
+    let fourth = Lsn(third.0 + batch(2).len() as u64 + 1);
+    assert_eq!(found, [(5, second, third), (u64::MAX, fourth, wal.position().lsn)]);
+    assert_eq!(replayed(&again)?, (0..4).map(batch).collect::<Vec<_>>());
+    let report = again.replay(Some(2), |_| Ok(()))?;
     assert_eq!((report.batches, report.records), (2, 3));
     Ok(())
 }
@@ -618,7 +621,7 @@ fn zeroing_ahead_never_costs_a_record() -> Outcome {
     assert_eq!((recovered.batches, recovered.records, recovered.end), (150, 150_000, wal.position()));
     assert!(again.zero_ahead().is_ok());
     let mut count = 0;
-    again.replay(None, 0, |records| {
+    again.replay(None, |records| {
         assert!(matches!(again.truncate(again.position()), Err(Error::Usage { .. })));
         assert_eq!(records.iter().filter_map(Record::change).collect::<Vec<_>>(), changes);
         count += records.len();

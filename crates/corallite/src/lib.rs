@@ -264,7 +264,8 @@ impl Store {
     ///
     /// What the file layer reports.
     pub fn has_links(&self) -> Result<bool> {
-        Ok(self.storage().contains(LINKS)?)
+        // A transaction may have brought the first ones, and nobody have opened them since.
+        Ok(self.storage().contains(LINKS)? || links::has_pending(self.storage())?)
     }
 
     /// The file layer: commits, versions, the HDF5 file itself. To go back to a version use [`Store::rollback`], which

@@ -10,7 +10,7 @@ use crate::page::CommitNumber;
 use crate::pager::Pager;
 
 /// The newest version of the store's layout, which this program reads up to.
-pub const FORMAT_VERSION: i64 = 2;
+pub const FORMAT_VERSION: i64 = 3;
 
 /// The version of a new store. What needs a newer one asks for it: a store without it stays readable by older programs.
 const FIRST_VERSION: i64 = 1;

@@ -27,8 +27,9 @@ use self::run::Run;
 use crate::engine::{Engine, Writer};
 use crate::error::{Error, Result};
 use crate::format::{self, ChangeRecord, DELETIONS, PARTITIONS, PartitionRecord, STATE, StateRecord};
+use crate::pending;
 use crate::source::Source;
-use crate::wal::{Lsn, Position, Wal};
+use crate::wal::{Adopted, Lsn, Position, Wal};
 
 /// What of the changes is folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,8 @@ pub(crate) struct Checkpoint<'a> {
     pub(crate) log: Option<&'a Wal>,
     /// Whether the file is to say that there is a log.
     pub(crate) has_log: bool,
+    /// The newest batch of pending changes, as of the log's position: the file needs those no more once it holds this batch.
+    pub(crate) adopted: Option<Adopted>,
 }
 
 /// What a checkpoint changes in the writer's books once it is committed.
@@ -266,9 +269,20 @@ impl Checkpoint<'_> {
         .seal();
         output.put(&nodes, STATE, &types.state, size_of::<StateRecord>(), state.as_bytes())?;
         self.check_images(&output, &ordered)?;
+        self.remove_pending(transaction, position)?;
         end_groups(transaction, &renewed)?;
         report.bytes = output.bytes;
         Ok(Done { updates, records: ordered, next_run: run.number(), report })
+    }
+
+    /// Removes pending changes whose batch lies before the log's position, and thus in the file. A later transaction may have
+    /// left others since, and this checkpoint may have begun before the batch was appended: those stay.
+    fn remove_pending(&self, transaction: &Transaction<'_>, position: Position) -> Result<()> {
+        let Some(batch) = self.adopted.filter(|batch| batch.end <= position.lsn) else { return Ok(()) };
+        if pending::token_in(transaction)? == Some(batch.token) {
+            pending::remove(transaction)?;
+        }
+        Ok(())
     }
 
     /// Before old groups go: whatever the records name is in the new ones.

@@ -86,7 +86,7 @@ impl Shared {
         let durability = if durable { Durability::Durable } else { Durability::Buffered };
         let parts: Vec<&[Change]> = requests.iter().map(|request| request.changes.as_slice()).collect();
         let turn = self.turn.lock();
-        let outcome = self.commit_held(&parts, durability);
+        let outcome = self.commit_held(&parts, durability, Stamp::now());
         drop(turn);
         match outcome {
             Ok(moved) => outcomes.extend(moved),
@@ -99,7 +99,7 @@ impl Shared {
 
     /// Commits the changes of one caller, who has the turn.
     pub(super) fn commit_one(&self, changes: &[Change], durability: Durability) -> Result<u64> {
-        self.commit_held(&[changes], durability)?.pop().unwrap_or(Ok(0))
+        self.commit_held(&[changes], durability, Stamp::now())?.pop().unwrap_or(Ok(0))
     }
 
     /// What is to be done once a commit is over.
@@ -122,7 +122,12 @@ impl Shared {
 
     /// Commits changes as one batch; the caller has the turn. Says for each part how many pairs came or went, or why that
     /// is not known, which is no reason to fail the others.
-    fn commit_held(&self, parts: &[&[Change]], durability: Durability) -> Result<Vec<Result<u64>>> {
+    pub(super) fn commit_held(
+        &self,
+        parts: &[&[Change]],
+        durability: Durability,
+        stamp: Stamp,
+    ) -> Result<Vec<Result<u64>>> {
         self.check_writable()?;
         if self.is_closing.load(Ordering::Acquire) {
             return Err(Error::Closed { path: self.path.clone() });
@@ -138,10 +143,14 @@ impl Shared {
                 &joined
             }
         };
-        let stamp = Stamp::now();
-        let capacity = self.options.log_bytes / RECORD_BYTES;
-        if (log.capacity()..capacity).contains(&(changes.len() as u64)) {
-            log = self.replace_log(log)?;
+        let count = changes.len() as u64;
+        let mut capacity = self.options.log_bytes / RECORD_BYTES;
+        if stamp.token != 0 {
+            // They are durable already, and were not refused: the log has to hold them.
+            capacity = capacity.max(count + 1);
+        }
+        if (log.capacity()..capacity).contains(&count) {
+            log = self.replace_log(log, capacity)?;
         }
         let prepared = self.prepare(&log, changes, &stamp)?;
         let end = prepared.end();
@@ -190,9 +199,9 @@ impl Shared {
         self.write_checkpoint(&one, (), Fold::Grown).map(drop)
     }
 
-    /// A log as large as the options ask for, in place of a smaller one that was found: of another opening, which was killed.
-    /// The caller has the turn.
-    fn replace_log(&self, log: Arc<Wal>) -> Result<Arc<Wal>> {
+    /// A log of this capacity, in place of a smaller one: of another opening, which was killed and had asked for less, or where
+    /// one batch needs more. The caller has the turn.
+    fn replace_log(&self, log: Arc<Wal>, capacity: u64) -> Result<Arc<Wal>> {
         let position = log.position();
         // Another checkpoint may have ended meanwhile, and begun before the last batch.
         for _ in 0..2 {
@@ -204,17 +213,13 @@ impl Shared {
             return Ok(log);
         }
         // The new one takes the place of the old one, which the file needs no more, at once.
-        let larger = Arc::new(self.create_log(position)?);
+        let larger = Arc::new(self.create_log(position, capacity)?);
         *self.log.write() = Some(Arc::clone(&larger));
         Ok(larger)
     }
 
-    fn create_log(&self, start: Position) -> Result<Wal> {
-        let options = WalOptions {
-            capacity: self.options.log_bytes / RECORD_BYTES,
-            key: self.log_key(),
-            store: self.identity.store.into(),
-        };
+    fn create_log(&self, start: Position, capacity: u64) -> Result<Wal> {
+        let options = WalOptions { capacity, key: self.log_key(), store: self.identity.store.into() };
         let disk = Arc::clone(self.storage.disk());
         Wal::create(disk, &self.log_path, Some(&self.path), &options, start)
     }
@@ -230,7 +235,7 @@ impl Shared {
             self.write_checkpoint(&one, (), Fold::Grown)?;
         }
         let start = *self.log_start.lock();
-        let log = self.create_log(start)?;
+        let log = self.create_log(start, self.options.log_bytes / RECORD_BYTES)?;
         let log = Arc::new(log);
         *self.log.write() = Some(Arc::clone(&log));
         self.logs.store(true, Ordering::Release);

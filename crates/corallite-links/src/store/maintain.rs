@@ -383,7 +383,7 @@ impl CIDStore {
         Ok(self.statistics()?.keys)
     }
 
-    /// Checks every bucket, every value set and the log: what is damaged, in one sentence each.
+    /// Checks every bucket, every value set, changes that a transaction of the file brought, and the log: what is damaged, in one sentence each.
     ///
     /// # Errors
     ///
@@ -408,6 +408,8 @@ impl CIDStore {
             damaged.extend(found.err().map(|error| error.to_string()));
         }
         drop(source);
+        let newest = Source::bare(self.path(), self.shared.storage.snapshot()?, engine.corrections.clone());
+        damaged.extend(newest.pending().err().map(|error| error.to_string()));
         if let Some(log) = self.shared.log() {
             let audit = log.audit_hmac(usize::MAX)?;
             damaged.extend(audit.damaged.iter().map(|finding| {

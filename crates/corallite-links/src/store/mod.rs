@@ -1,5 +1,6 @@
 //! [`CIDStore`]: opening, closing, and what its parts share.
 
+mod adopt;
 #[cfg(feature = "async")]
 mod asynchronous;
 mod background;
@@ -28,7 +29,7 @@ use crate::engine::{Engine, Writer};
 use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::options::LinksOptions;
-use crate::wal::{Position, Recovered, Wal};
+use crate::wal::{Adopted, Position, Recovered, Wal};
 use crate::{E, metrics::Metrics};
 
 #[cfg(feature = "async")]
@@ -113,6 +114,8 @@ pub(crate) struct Shared {
     wake: Condvar,
     log_thread: LogThread,
     log_path: PathBuf,
+    /// The batch of the newest pending changes of the file that are known to be in the log.
+    adopted: Mutex<Option<Adopted>>,
     /// Bytes written by checkpoints since the file layer was last asked to reuse what they freed.
     freed: Mutex<u64>,
 }
@@ -208,6 +211,7 @@ impl Shared {
             fold,
             log: log.as_deref(),
             has_log: self.logs.load(Ordering::Acquire),
+            adopted: *self.adopted.lock(),
         };
         let outcome = checkpoint.run(|_| {
             drop(turn);

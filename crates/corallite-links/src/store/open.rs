@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use corallite_file::{Access, Mode, Options, Storage};
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::adopt::Found;
 use super::{Background, CIDStore, Shared};
 use crate::E;
 use crate::arena::TABLE_BITS;
@@ -18,7 +19,7 @@ use crate::hash::Seed;
 use crate::metrics::Metrics;
 use crate::options::LinksOptions;
 use crate::source::{Contents, Source};
-use crate::wal::{Lsn, Position, ReplayReport, Wal, WalSource};
+use crate::wal::{Lsn, Position, Recovered, ReplayReport, Wal, WalSource};
 
 /// Most threads that replay a log.
 const REPLAY_THREADS: usize = 4;
@@ -143,6 +144,7 @@ impl Shared {
             (None, Some(seed)) => seed,
             (None, None) => [E::random(), E::random()].map(|id| id.high() ^ id.low()),
         };
+        let found = Found::read(&source, options.salvage)?;
         let identity = match &contents {
             Some(contents) => Identity { store: E::from_hdf5(contents.state.store), log_key: contents.state.log_key },
             None => Identity { store: E::random(), log_key: options.log_key.map_or_else(random_key, |_| [0; 32]) },
@@ -194,10 +196,12 @@ impl Shared {
             wake: Condvar::new(),
             log_thread: Default::default(),
             log_path,
+            adopted: Mutex::default(),
             freed: Mutex::default(),
             storage,
         };
-        shared.recover(is_new, start)?;
+        shared.recover(is_new, start, &found)?;
+        shared.adopt_found(found)?;
         shared.engine.make_room(&mut shared.writer.lock());
         Ok(shared)
     }
@@ -207,7 +211,7 @@ impl Shared {
         self.options.log_key.unwrap_or(self.identity.log_key)
     }
 
-    fn recover(&self, is_new: bool, start: Position) -> Result<()> {
+    fn recover(&self, is_new: bool, start: Position, found: &Found) -> Result<()> {
         let disk = Arc::clone(self.storage.disk());
         match disk.open(&self.log_path, Access::Read) {
             Ok(_) => {}
@@ -231,10 +235,18 @@ impl Shared {
             salvage: self.options.salvage,
             read_only: !self.is_writable(),
         };
-        let (log, recovered) = Wal::open(disk, &self.log_path, &source)?;
-        let commit = self.storage.version()?;
+        let (log, mut recovered) = Wal::open(disk, &self.log_path, &source)?;
+        let cut = self.cut(found, &recovered)?;
+        if let Found::Pending(pending) = found {
+            let batch = recovered.adopted.iter().find(|batch| batch.token == pending.token);
+            *self.adopted.lock() = batch.copied();
+        }
         let mut writer = self.writer.lock();
-        let (report, replayed) = self.replay(&log, &writer, commit.0, recovered.records)?;
+        let (report, replayed) = self.replay(&log, &writer, cut, recovered.records)?;
+        if let Some(cut) = cut {
+            recovered.dropped += recovered.end.lsn.0 - cut.0;
+            (recovered.batches, recovered.records) = (report.batches, report.records);
+        }
         writer.adopt_replayed(replayed);
         writer.applied = log.position().lsn;
         drop(writer);
@@ -244,16 +256,42 @@ impl Shared {
         *self.log_start.lock() = end;
         *self.log.write() = Some(Arc::new(log));
         self.logs.store(true, Ordering::Release);
-        self.check_end(end.lsn, "it ends too early")
+        self.check_end(end.lsn, "it ends too early")?;
+        if cut.is_some() && self.is_writable() {
+            // What was left out must not be found by the next opening, beside what comes.
+            self.checkpoint(Fold::Grown)?;
+        }
+        Ok(())
+    }
+
+    /// Where the part of the log begins that is of transactions which this commit of the file does not have yet: a reader, and
+    /// a copy of the file, are older than the log that they find. Their part of the log is that before.
+    fn cut(&self, found: &Found, recovered: &Recovered) -> Result<Option<Lsn>> {
+        let cut = found.cut(recovered);
+        match cut {
+            Some(lsn) if self.is_writable() && !self.options.cut_log && !self.options.salvage => {
+                let problem = format!(
+                    "the store's file is older than its log: from record {lsn} on, the log has links of a transaction that the file does not have; was the file restored from a backup?"
+                );
+                Err(Error::ForeignLog { path: self.log_path.clone(), problem })
+            }
+            _ => Ok(cut),
+        }
     }
 
     /// Hands the log's changes to the engine, on several threads where they are many.
-    fn replay(&self, log: &Wal, writer: &Writer, commit: u64, records: u64) -> Result<(ReplayReport, Vec<Replayed>)> {
+    fn replay(
+        &self,
+        log: &Wal,
+        writer: &Writer,
+        cut: Option<Lsn>,
+        records: u64,
+    ) -> Result<(ReplayReport, Vec<Replayed>)> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(REPLAY_THREADS);
         let of = if records < RECORDS_PER_THREAD { 1 } else { threads as u32 };
         let share = |number| {
             let mut replayed = Replayed::default();
-            let report = log.replay(None, commit, |records| {
+            let report = log.replay_before(cut, None, |records| {
                 self.engine.replay(writer, records, Share { number, of }, &mut replayed);
                 Ok(())
             })?;

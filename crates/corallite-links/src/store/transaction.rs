@@ -1,14 +1,11 @@
 //! Transactions: changes of many keys that happen together.
 
-use std::collections::HashMap;
-
 use parking_lot::MutexGuard;
 
 use super::{CIDStore, Shared};
-use crate::change::{Change, Operation};
 use crate::error::Result;
 use crate::wal::Durability;
-use crate::{E, Values};
+use crate::{Changes, E, Values};
 
 /// Changes that become durable together, or not at all. While one is open no other write happens, so that what it reads
 /// stays true until it commits; readers see none of it before. Dropped without [`Transaction::commit`], it leaves nothing.
@@ -16,9 +13,7 @@ use crate::{E, Values};
 pub struct Transaction<'a> {
     store: &'a CIDStore,
     turn: Turn<'a>,
-    changes: Vec<Change>,
-    /// For each key that changed, its values as the transaction sees them.
-    seen: HashMap<E, Vec<E>>,
+    changes: Changes,
 }
 
 /// The turn, and whose it is.
@@ -47,7 +42,7 @@ impl CIDStore {
         self.shared.check_no_transaction()?;
         let turn = Turn { shared: &self.shared, _turn: self.shared.turn.lock() };
         *self.shared.transacting.lock() = Some(std::thread::current().id());
-        Ok(Transaction { store: self, turn, changes: Vec::new(), seen: HashMap::new() })
+        Ok(Transaction { store: self, turn, changes: Changes::default() })
     }
 
     /// Runs `change` as one transaction: committed durably when it returns `Ok`, dropped when it returns `Err`.
@@ -82,24 +77,13 @@ impl CIDStore {
 }
 
 impl Transaction<'_> {
-    fn values(&mut self, key: E) -> Result<&mut Vec<E>> {
-        if !self.seen.contains_key(&key) {
-            let values = Vec::from(self.store.get(key)?);
-            self.seen.insert(key, values);
-        }
-        Ok(self.seen.entry(key).or_default())
-    }
-
     /// The values of a key, with what this transaction did to them.
     ///
     /// # Errors
     ///
     /// As [`CIDStore::get`].
     pub fn get(&mut self, key: E) -> Result<Values> {
-        match self.seen.get(&key) {
-            Some(values) => Ok(values.iter().copied().collect()),
-            None => self.store.get(key),
-        }
+        self.changes.get(key, || self.store.get(key))
     }
 
     /// Links a value to a key; whether it was not yet.
@@ -108,13 +92,7 @@ impl Transaction<'_> {
     ///
     /// As [`CIDStore::get`].
     pub fn insert(&mut self, key: E, value: E) -> Result<bool> {
-        let values = self.values(key)?;
-        let is_new = !values.contains(&value);
-        if is_new {
-            values.push(value);
-            self.changes.push(Change::insert(key, value));
-        }
-        Ok(is_new)
+        self.changes.insert(key, value, || self.store.get(key))
     }
 
     /// Removes a key, or one value of it; whether there was anything. See [`CIDStore::delete`].
@@ -123,18 +101,8 @@ impl Transaction<'_> {
     ///
     /// As [`CIDStore::get`].
     pub fn delete(&mut self, what: impl Into<super::Deletion>) -> Result<bool> {
-        let change = what.into().change();
-        let values = self.values(change.key)?;
-        let before = values.len();
-        match change.operation {
-            Operation::DeleteKey => values.clear(),
-            _ => values.retain(|value| *value != change.value),
-        }
-        let is_gone = values.len() < before;
-        if is_gone {
-            self.changes.push(change);
-        }
-        Ok(is_gone)
+        let what = what.into();
+        self.changes.delete(what, || self.store.get(what.change().key))
     }
 
     /// Makes the changes, durably.
@@ -147,7 +115,7 @@ impl Transaction<'_> {
             return Ok(());
         }
         let shared = &self.store.shared;
-        let outcome = shared.commit_one(&self.changes, Durability::Durable);
+        let outcome = shared.commit_one(&self.changes.into_changes(), Durability::Durable);
         drop(self.turn);
         shared.after(outcome).map(drop)
     }

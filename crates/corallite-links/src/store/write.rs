@@ -23,7 +23,7 @@ impl From<(E, E)> for Deletion {
 }
 
 impl Deletion {
-    pub(super) fn change(self) -> Change {
+    pub(crate) fn change(self) -> Change {
         self.0
     }
 }

@@ -25,15 +25,15 @@ fn is_full(error: &io::Error) -> bool {
 pub struct Stamp {
     /// Unix time in nanoseconds.
     pub nanos: u64,
-    /// The commit of the store's file that the batch depends on: it counts only where the file has reached it. 0: it
-    /// always counts.
-    pub file_commit: u64,
+    /// The token of the changes in the store's file that the batch was made from, by which opening tells that the log has
+    /// them. 0: of none.
+    pub token: u64,
     /// Noted in every record.
     pub shard: u16,
 }
 
 impl Stamp {
-    /// A batch of this moment that always counts.
+    /// A batch of this moment.
     pub fn now() -> Self {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         Self { nanos: u64::try_from(nanos).unwrap_or(u64::MAX), ..Self::default() }
@@ -146,7 +146,7 @@ impl Wal {
             buffer.extend_from_slice(Record::of_change(change, seq, common).as_bytes());
         }
         let lag = u32::try_from(commit.0 - durable.0).unwrap_or(u32::MAX);
-        let mut record = Record::of_commit(commit.0, common, stamp.file_commit, count as u32, lag);
+        let mut record = Record::of_commit(commit.0, common, stamp.token, count as u32, lag);
         buffer.extend_from_slice(record.as_bytes());
         let mac = Mac::of(&self.key, &buffer);
         record.set_mac(mac);

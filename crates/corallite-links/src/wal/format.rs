@@ -62,8 +62,8 @@ pub(super) struct Slot {
 
 /// A record of the log, as it lies in the file: a change, the end of a batch, or a mark.
 ///
-/// A batch is its changes in order and then one commit record, whose `key` holds the commit of the store's file below
-/// which the batch does not count (high; 0 always counts), and (low) the number of changes with, in the upper 32 bits,
+/// A batch is its changes in order and then one commit record, whose `key` holds the token of the changes in the store's
+/// file that the batch was made from (high; 0 for none), and (low) the number of changes with, in the upper 32 bits,
 /// how many records lay between the last synced one and the commit record when it was made. Its `value` is the MAC.
 ///
 /// A mark lies where the next batch will begin, and says that everything before it was synced.
@@ -176,8 +176,8 @@ impl Record {
     }
 
     /// A commit record without MAC and checksum, as the MAC covers it.
-    pub(super) fn of_commit(seq: u64, common: Common, file_commit: u64, count: u32, lag: u32) -> Self {
-        let key = StoredE { high: file_commit.into(), low: (u64::from(lag) << 32 | u64::from(count)).into() };
+    pub(super) fn of_commit(seq: u64, common: Common, token: u64, count: u32, lag: u32) -> Self {
+        let key = StoredE { high: token.into(), low: (u64::from(lag) << 32 | u64::from(count)).into() };
         Self::new(COMMIT, seq, common, key, StoredE::default())
     }
 
@@ -242,7 +242,8 @@ impl Record {
 
     // What follows is of commit records.
 
-    pub(super) fn file_commit(&self) -> u64 {
+    /// Of the changes in the store's file that the batch was made from; 0 for none.
+    pub(super) fn token(&self) -> u64 {
         self.key.high.get()
     }
 

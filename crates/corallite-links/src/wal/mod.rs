@@ -118,10 +118,24 @@ pub struct Recovered {
     pub batches: u64,
     /// Their change records.
     pub records: u64,
-    /// Records after the end that were dropped: what a crash left of batches that no sync confirmed.
+    /// Records after the end that were dropped: what a crash left of batches that no sync confirmed, and what is of transactions
+    /// that the store's file does not have.
     pub dropped: u64,
+    /// Those of the batches that were made from changes in the store's file, in order.
+    pub adopted: Vec<Adopted>,
     /// With [`WalSource::salvage`], the damage after which everything was given up.
     pub damage: Option<Damage>,
+}
+
+/// A batch that was made from changes which a transaction of the store's file brought; see [`Changes`](crate::Changes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// The token of these changes, which is never 0.
+    pub token: u64,
+    /// The batch's first record.
+    pub start: Lsn,
+    /// The first record after it.
+    pub end: Lsn,
 }
 
 /// Damage that cost acknowledged records.

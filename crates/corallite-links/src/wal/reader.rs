@@ -19,7 +19,7 @@ use super::format::{
     HEADER_COPY_AT, Header, LOG_FORMAT_VERSION, MAGIC, Mac, PAGE, RECORD, Record, SLOTS_AT, Slot, log_of,
 };
 use super::ring::{Ring, View};
-use super::{Damage, Lsn, Position, Recovered};
+use super::{Adopted, Damage, Lsn, Position, Recovered};
 use crate::error::{Error, Result};
 
 const HDF5_SIGNATURE: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
@@ -126,8 +126,19 @@ struct Chain {
     durable: Lsn,
     batches: u64,
     records: u64,
+    adopted: Vec<Adopted>,
     /// Why they end, unless it is only where they were to end.
     stop: Option<Stop>,
+}
+
+/// A good batch.
+struct Read {
+    /// Where it leads to.
+    end: Position,
+    /// What its commit record says was synced.
+    synced: Lsn,
+    /// See [`Adopted`]; 0 for none.
+    token: u64,
 }
 
 /// What lies after the end of the good batches.
@@ -147,8 +158,8 @@ impl Scan<'_> {
     pub(super) fn run(&self, from: Position) -> Result<Found> {
         let io = |source| Error::io("read", self.path, source);
         let limit = Lsn(from.lsn.0 + self.ring.capacity);
-        let Chain { end, durable, batches, records, stop } = self.chains(from, limit).map_err(io)?;
-        let mut recovered = Recovered { start: from, end, batches, records, dropped: 0, damage: None };
+        let Chain { end, durable, batches, records, adopted, stop } = self.chains(from, limit).map_err(io)?;
+        let mut recovered = Recovered { start: from, end, batches, records, dropped: 0, adopted, damage: None };
         let durable = durable.max(from.lsn).min(end.lsn);
         let younger = self.younger(from.lsn, end.lsn).map_err(io)?;
         recovered.dropped = younger.records;
@@ -224,6 +235,7 @@ impl Scan<'_> {
             first.batches += second.batches;
             first.records += second.records;
             first.durable = first.durable.max(second.durable);
+            first.adopted.extend(second.adopted);
             Ok(Chain { end: second.end, stop: second.stop, ..first })
         })
     }
@@ -251,10 +263,13 @@ impl Scan<'_> {
     /// Follows the batches from `from` until one ends at or after `until`.
     fn chain(&self, from: Position, limit: Lsn, until: Lsn) -> io::Result<Chain> {
         let mut view = View::copying(self.ring);
-        let mut chain = Chain { end: from, durable: Lsn(0), batches: 0, records: 0, stop: None };
+        let mut chain = Chain { end: from, durable: Lsn(0), batches: 0, records: 0, adopted: Vec::new(), stop: None };
         while chain.end.lsn < until {
             match self.batch(&mut view, chain.end, limit)? {
-                Ok((end, synced)) => {
+                Ok(Read { end, synced, token }) => {
+                    if token != 0 {
+                        chain.adopted.push(Adopted { token, start: chain.end.lsn, end: end.lsn });
+                    }
                     chain.batches += 1;
                     chain.records += end.lsn.0 - chain.end.lsn.0 - 1;
                     chain.end = end;
@@ -269,8 +284,8 @@ impl Scan<'_> {
         Ok(chain)
     }
 
-    /// Reads the batch after `previous`: where it leads to, and what its commit record says was synced.
-    fn batch(&self, view: &mut View<'_>, previous: Position, limit: Lsn) -> io::Result<Result<(Position, Lsn), Stop>> {
+    /// Reads the batch after `previous`.
+    fn batch(&self, view: &mut View<'_>, previous: Position, limit: Lsn) -> io::Result<Result<Read, Stop>> {
         let mut mac = None;
         let mut at = previous.lsn;
         while at < limit {
@@ -286,7 +301,8 @@ impl Scan<'_> {
                     mac.update(&run[..changes]);
                     let end = Position { lsn: Lsn(lsn.0 + 1), mac: record.mac() };
                     let fits = record.count() == lsn.0 - previous.lsn.0 && mac.finish(record) == end.mac;
-                    return Ok(if fits { Ok((end, record.durable())) } else { Err(Stop::Batch(end.lsn)) });
+                    let read = Read { end, synced: record.durable(), token: record.token() };
+                    return Ok(if fits { Ok(read) } else { Err(Stop::Batch(end.lsn)) });
                 }
                 changes += 1;
             }

@@ -14,26 +14,28 @@ pub struct ReplayReport {
     pub batches: u64,
     /// Their change records.
     pub records: u64,
-    /// Batches left out because the store's file is older than what they depend on.
-    pub skipped: u64,
-    /// The end of the last batch looked at.
+    /// The end of the last batch handed on.
     pub end: Position,
 }
 
 impl Wal {
     /// Hands the live batches to `each` in order, without their commit records, until `limit` changes were handed on
-    /// (the batch that reaches the limit is handed on whole). Batches that were prepared for a commit of the store's
-    /// file beyond `file_commit` do not count and are left out.
+    /// (the batch that reaches the limit is handed on whole).
     ///
     /// The records were checked when the log was opened. `each` must not call [`Wal::truncate`], which is refused.
     ///
     /// # Errors
     ///
     /// Those of `each`, and [`Error::Io`].
-    pub fn replay(
+    pub fn replay(&self, limit: Option<u64>, each: impl FnMut(&[Record]) -> Result<()>) -> Result<ReplayReport> {
+        self.replay_before(None, limit, each)
+    }
+
+    /// The same of the batches before `until`, at which one must begin.
+    pub(crate) fn replay_before(
         &self,
+        until: Option<Lsn>,
         limit: Option<u64>,
-        file_commit: u64,
         mut each: impl FnMut(&[Record]) -> Result<()>,
     ) -> Result<ReplayReport> {
         let _replaying = self.replaying.read_recursive();
@@ -41,6 +43,7 @@ impl Wal {
             let state = self.state.lock();
             (state.confirmed, state.written.lsn)
         };
+        let to = until.map_or(to, |until| until.min(to));
         let limit = limit.unwrap_or(u64::MAX);
         let mut report = ReplayReport { end: from, ..ReplayReport::default() };
         if limit == 0 {
@@ -48,10 +51,6 @@ impl Wal {
         }
         walk(&self.ring, &self.path, from.lsn, to, |changes, commit| {
             report.end = Position { lsn: Lsn(commit.lsn().0 + 1), mac: commit.mac() };
-            if commit.file_commit() > file_commit {
-                report.skipped += 1;
-                return Ok(true);
-            }
             each(changes)?;
             report.batches += 1;
             report.records += changes.len() as u64;
