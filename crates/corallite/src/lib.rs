@@ -45,7 +45,7 @@ pub use corallite_weights as weights;
 pub use described::{CHECKPOINT, FILE, FIXED};
 pub use error::{Error, Result};
 pub use store_backend::{Batch, Joined, OBJECTS_FORMAT_VERSION, StoreBackend};
-pub use transaction::Transaction;
+pub use transaction::{Transaction, TransactionLinks};
 
 use corallite_file::{Access, CommitNumber, Storage};
 use corallite_links::{CIDStore, LinksOptions};
@@ -105,6 +105,8 @@ pub struct Store {
     links_options: LinksOptions,
     objects: OnceLock<Arc<StoreBackend>>,
     described: OnceLock<Described>,
+    /// Held by a transaction until its changes of links are taken over.
+    transacting: Mutex<()>,
     /// Held while the links or the objects are opened, which happens once.
     opening: Mutex<()>,
     weights: Hdf5Store,
@@ -153,6 +155,7 @@ impl Store {
             links_options,
             objects: OnceLock::new(),
             described: OnceLock::new(),
+            transacting: Mutex::default(),
             opening: Mutex::default(),
             weights,
         }
@@ -178,8 +181,9 @@ impl Store {
     /// The links: ids to sets of ids. They are opened by the first call, which recovers what a crash left in their log;
     /// a store that is used only for weights never touches them.
     ///
-    /// Their changes are durable by themselves and no part of a [`Store::transaction`]. In the closure of one, links may be
-    /// read but not changed: room in their log is made by a commit, which would wait for the transaction.
+    /// Their changes are durable by themselves and no part of a [`Store::transaction`], which has
+    /// [`Transaction::links`] for that. In the closure of one, these may be read but not changed: room in their log is made by
+    /// a commit, which would wait for the transaction.
     ///
     /// # Errors
     ///

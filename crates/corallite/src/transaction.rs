@@ -1,23 +1,26 @@
 //! Transactions over weights, objects, files and links.
 
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
+use corallite_links::{CIDStore, Changes, Deletion, Pending, Values};
 use corallite_objects::{ObjectStorage, RawStorage};
 use corallite_weights::{
     AddOptions, Added, Checkpoint, SafetensorsFile, Watch, WeightHash, WeightTensor, WeightTransaction,
 };
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::described::{CHECKPOINT, Described};
 use crate::error::{Error, Failed, Result};
-use crate::{Store, file};
+use crate::{E, Store, file};
 
 impl Store {
-    /// Runs `change` as one commit: all of what it does through the [`Transaction`], and what its thread saves of the store's
-    /// objects and files, becomes durable together, or none of it.
+    /// Runs `change` as one commit: all of what it does through the [`Transaction`], to weights and links, and what its thread
+    /// saves of the store's objects and files, becomes durable together, or none of it.
     ///
     /// ```
-    /// # use corallite::{E, Store};
+    /// use corallite::{E, Store};
     /// # use corallite::objects::{Class, Type};
     /// # use corallite::weights::{Dtype, WeightTensor, WeightStore};
     /// use serde_json::json;
@@ -30,6 +33,7 @@ impl Store {
     ///         let run = tx.objects().create("Run", json!({"loss": 0.5}))?;
     ///         run.relation("weights")?.add(corallite::objects::Reference::new("weight", key.as_str()))?;
     ///         run.save()?;
+    ///         tx.links().insert(E::from_str("runs"), E::from_str(run.oid()))?;
     ///         if fails { Err(corallite::weights::Error::Cancelled)? }
     ///         Ok::<_, corallite::Error>(())
     ///     })
@@ -38,22 +42,44 @@ impl Store {
     /// assert!(store.weights().list_weights()?.is_empty() && store.objects()?.count("Run")? == 0);
     /// change(false)?;
     /// assert!(store.weights().list_weights()?.len() == 1 && store.objects()?.count("Run")? == 1);
+    /// assert_eq!(store.links()?.get(E::from_str("runs"))?.len(), 1);
     /// # Ok::<(), corallite::Error>(())
     /// ```
     ///
     /// Transactions of several threads take turns, and saves of objects wait for them. Objects that somebody has in memory are
     /// the same for all threads, so that others may see in them what is not committed yet. When it fails, objects keep their
-    /// changes, unsaved.
+    /// changes, unsaved. Changes of links are seen by others a moment after the rest.
     ///
     /// # Errors
     ///
-    /// That of `change`, or of the commit; [`file::Error::Usage`] within a transaction of the same thread.
-    pub fn transaction<T, E: From<Error>>(
+    /// That of `change`, or of the commit; [`file::Error::Usage`] within a transaction of the same thread. Should the links fail to
+    /// take over their changes after the commit ([`links::Error`](crate::links::Error)), the transaction is committed nevertheless,
+    /// and the next opening of the store makes those changes.
+    pub fn transaction<T, F: From<Error>>(
         &self,
-        change: impl FnOnce(&Transaction<'_>) -> std::result::Result<T, E>,
-    ) -> std::result::Result<T, E> {
+        change: impl FnOnce(&Transaction<'_>) -> std::result::Result<T, F>,
+    ) -> std::result::Result<T, F> {
         self.check_may_begin()?;
         let described = self.described()?;
+        // Changes of links are taken over before the next transaction brings others.
+        let _one = self.transacting.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not within the transaction: opening them may take a commit. Who does not use them need not know of their damage.
+        let opened = if self.has_links()? { self.links().map(Some) } else { Ok(None) };
+        let links = TransactionLinks { opened, changes: Mutex::default() };
+        let (value, pending) = self.commit_with(described, &links, change)?;
+        if let Some(pending) = pending {
+            self.links()?.adopt(pending).map_err(Error::from)?;
+        }
+        Ok(value)
+    }
+
+    /// Runs `change` and commits; what links still have to take over comes with its value.
+    fn commit_with<T, F: From<Error>>(
+        &self,
+        described: &Described,
+        links: &TransactionLinks<'_>,
+        change: impl FnOnce(&Transaction<'_>) -> std::result::Result<T, F>,
+    ) -> std::result::Result<(T, Option<Pending>), F> {
         let Described { backend, objects, files, .. } = described;
         // Nobody saves meanwhile: who waits for this transaction must hold nothing that it may need.
         objects.alone(|| {
@@ -61,18 +87,19 @@ impl Store {
                 let batch = backend.begin().map_err(Error::from)?;
                 let outcome = self.weights.transaction(|weights| {
                     let joined = batch.join();
-                    let value = change(&Transaction { weights, described }).map_err(Failed::Change)?;
+                    let value = change(&Transaction { weights, described, links }).map_err(Failed::Change)?;
                     drop(joined);
-                    let written = batch.write_out(weights.storage_transaction());
+                    let transaction = weights.storage_transaction();
+                    let written = batch.write_out(transaction);
                     written.map_err(|error| Failed::Commit(error.into()))?;
-                    Ok(value)
+                    Ok((value, links.write(transaction).map_err(Failed::Commit)?))
                 });
-                let value = outcome.map_err(|failed: Failed<E>| match failed {
+                let done = outcome.map_err(|failed: Failed<F>| match failed {
                     Failed::Change(error) => error,
                     Failed::Commit(error) => error.into(),
                 })?;
                 batch.publish();
-                Ok(value)
+                Ok(done)
             })
         })
     }
@@ -95,6 +122,72 @@ impl Store {
 pub struct Transaction<'a> {
     weights: &'a WeightTransaction<'a>,
     described: &'a Described,
+    links: &'a TransactionLinks<'a>,
+}
+
+/// The links within a transaction; see [`Transaction::links`].
+#[derive(Debug)]
+pub struct TransactionLinks<'a> {
+    /// Those of the store; none where it has no links yet.
+    opened: Result<Option<&'a CIDStore>>,
+    changes: Mutex<Changes>,
+}
+
+impl TransactionLinks<'_> {
+    fn stored(&self, key: E) -> corallite_links::Result<Values> {
+        match &self.opened {
+            Ok(Some(links)) => links.get(key),
+            _ => Ok(Values::default()),
+        }
+    }
+
+    /// Why they cannot be used, if they cannot.
+    fn check(&self) -> Result<()> {
+        match &self.opened {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::LinksNotOpen { problem: error.to_string() }),
+        }
+    }
+
+    fn write(&self, transaction: &file::Transaction<'_>) -> Result<Option<Pending>> {
+        let changes = std::mem::take(&mut *self.changes.lock());
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        let links = self.opened.as_ref().ok().copied().flatten();
+        Ok(Some(changes.write(transaction, links)?))
+    }
+
+    /// The values of a key, with the changes of this transaction. Other threads may change links meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LinksNotOpen`] when the store's links could not be opened, and as [`CIDStore::get`]; so all the others.
+    pub fn get(&self, key: E) -> Result<Values> {
+        self.check()?;
+        Ok(self.changes.lock().get(key, || self.stored(key))?)
+    }
+
+    /// Links a value to a key; whether it was not yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`TransactionLinks::get`].
+    pub fn insert(&self, key: E, value: E) -> Result<bool> {
+        self.check()?;
+        Ok(self.changes.lock().insert(key, value, || self.stored(key))?)
+    }
+
+    /// Removes a key, or one value of it; whether there was anything. See [`CIDStore::delete`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TransactionLinks::get`].
+    pub fn delete(&self, what: impl Into<Deletion>) -> Result<bool> {
+        self.check()?;
+        let what = what.into();
+        Ok(self.changes.lock().delete(what, || self.stored(what.key()))?)
+    }
 }
 
 impl Transaction<'_> {
@@ -112,6 +205,11 @@ impl Transaction<'_> {
     /// The store's files; as [`Transaction::objects`].
     pub fn files(&self) -> &RawStorage {
         &self.described.files
+    }
+
+    /// The links, as this transaction changes them.
+    pub fn links(&self) -> &TransactionLinks<'_> {
+        self.links
     }
 
     /// Stores a weight; see [`WeightStore::store`](crate::weights::WeightStore::store).

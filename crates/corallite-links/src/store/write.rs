@@ -23,6 +23,11 @@ impl From<(E, E)> for Deletion {
 }
 
 impl Deletion {
+    /// The key that loses something.
+    pub fn key(self) -> E {
+        self.0.key
+    }
+
     pub(crate) fn change(self) -> Change {
         self.0
     }
