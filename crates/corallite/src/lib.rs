@@ -140,6 +140,15 @@ impl Store {
         Ok(Self::of(Hdf5Store::open(path, options)?, LinksOptions::default()))
     }
 
+    /// Opens the store in a storage that is not open yet: one on another disk than the system's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::open`].
+    pub fn open_storage(storage: Storage, options: &Hdf5Options) -> Result<Self> {
+        Ok(Self::of(Hdf5Store::open_storage(storage, options)?, LinksOptions::default()))
+    }
+
     /// A store in memory, which goes with the value.
     ///
     /// # Errors
