@@ -75,6 +75,21 @@ pub struct Info {
     pub file_bytes: u64,
     /// The links; `None` in a store that never had any.
     pub links: Option<LinksInfo>,
+    /// The objects and files; `None` in a store that never had any.
+    pub objects: Option<ObjectsInfo>,
+}
+
+/// The objects and files of a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ObjectsInfo {
+    /// Objects, of all classes.
+    pub objects: u64,
+    /// Files' contents: files with the same bytes are one.
+    pub files: u64,
+    /// Bytes of all objects, and indexes, in the file; with pages that are free for more.
+    pub page_bytes: u64,
+    /// Bytes of the files' contents.
+    pub file_bytes: u64,
 }
 
 /// The links of a store.
@@ -363,6 +378,7 @@ impl Store {
             stored_bytes: sizes.values().map(|(_, stored)| stored).sum(),
             file_bytes: self.weights.file_bytes()?,
             links,
+            objects: if self.has_objects()? { Some(self.objects_backend()?.info()?) } else { None },
         })
     }
 

@@ -22,7 +22,7 @@ Examples:
 /// Show how much a store holds and how much it saves
 ///
 /// Logical is what the model files take together, and the loose weights; stored is what the weights' data takes in
-/// the file, each once and compressed; file is the length of the store. Links are counted where there are any.
+/// the file, each once and compressed; file is the length of the store. Links and objects are counted where there are any.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -38,6 +38,16 @@ struct Links {
 }
 
 #[derive(Debug, Serialize)]
+struct Objects {
+    objects: u64,
+    /// Contents of files, each once.
+    files: u64,
+    /// What objects and indexes take.
+    page_bytes: u64,
+    file_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
 struct Report {
     store: String,
     weights: u64,
@@ -47,6 +57,8 @@ struct Report {
     file_bytes: u64,
     /// `null` in a store that never had any.
     links: Option<Links>,
+    /// `null` in a store that never had any.
+    objects: Option<Objects>,
     ratio: Option<f64>,
     commit: u64,
 }
@@ -64,6 +76,12 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
         stored_bytes: info.stored_bytes,
         file_bytes: info.file_bytes,
         links: info.links.map(|links| Links { keys: links.keys, pairs: links.pairs }),
+        objects: info.objects.map(|found| Objects {
+            objects: found.objects,
+            files: found.files,
+            page_bytes: found.page_bytes,
+            file_bytes: found.file_bytes,
+        }),
         ratio: info.ratio(),
         commit,
     };
@@ -91,6 +109,14 @@ fn render(report: &Report, paint: Paint) -> String {
     if let Some(links) = &report.links {
         let what = if links.pairs == 1 { "pair" } else { "pairs" };
         let _ = writeln!(out, "  links   {:>10}  {what} of {}", links.pairs, counted(links.keys, "key"));
+    }
+    if let Some(objects) = &report.objects {
+        let what = if objects.objects == 1 { "object" } else { "objects" };
+        let files = match objects.files {
+            0 => String::new(),
+            count => format!(", {} of {}", counted(count, "file"), bytes(objects.file_bytes)),
+        };
+        let _ = writeln!(out, "  objects {:>10}  {what} in {}{files}", objects.objects, bytes(objects.page_bytes));
     }
     out
 }

@@ -149,6 +149,9 @@ struct Report {
     /// The records of checkpoints: headers and lists of weights.
     checkpoint_records: Part,
     links_stored_bytes: u64,
+    /// Objects and their indexes, with pages that are free for more.
+    objects_stored_bytes: u64,
+    files_stored_bytes: u64,
     /// What the file has beyond all of these.
     rest_bytes: u64,
     dtypes: Vec<ByDtype>,
@@ -218,6 +221,8 @@ impl Report {
         for path in LINKS {
             links_stored_bytes += data(path, "links", &mut damaged)?;
         }
+        let objects_stored_bytes = data("objects", "objects", &mut damaged)?;
+        let files_stored_bytes = data("files", "files", &mut damaged)?;
         let records = data("checkpoints", "checkpoint", &mut damaged)?;
         let (checkpoints, users) = of_checkpoints(store, &known, &unknown, &mut damaged)?;
         let checkpoint_records = Part { count: checkpoints.len() as u64, stored_bytes: records };
@@ -230,7 +235,9 @@ impl Report {
             + deltas.stored_bytes
             + other_deltas.stored_bytes
             + checkpoint_records.stored_bytes
-            + links_stored_bytes;
+            + links_stored_bytes
+            + objects_stored_bytes
+            + files_stored_bytes;
         let length = |suffix| std::fs::metadata(beside(&arguments.store, suffix)).ok().map(|found| found.len());
         Ok(Self {
             store: arguments.store.display().to_string(),
@@ -242,6 +249,8 @@ impl Report {
             other_deltas,
             checkpoint_records,
             links_stored_bytes,
+            objects_stored_bytes,
+            files_stored_bytes,
             rest_bytes: file_bytes.saturating_sub(accounted),
             dtypes: tallied(&known, |encoding| encoding.dtype.to_string())
                 .map(|(dtype, tally)| ByDtype { dtype, tally })
@@ -402,6 +411,8 @@ impl Report {
             ("other deltas", part(&self.other_deltas)),
             ("records of checkpoints", part(&self.checkpoint_records)),
             ("links", (None, None, self.links_stored_bytes)),
+            ("objects", (None, None, self.objects_stored_bytes)),
+            ("files", (None, None, self.files_stored_bytes)),
             ("the rest", (None, None, self.rest_bytes)),
         ];
         for (what, (count, size, stored)) in rows {

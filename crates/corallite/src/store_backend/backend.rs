@@ -11,13 +11,15 @@ use corallite_objects::backend::{
     Backend, Change, Durability, Entries as BackendEntries, EventKind, Keys, Range, ReadStream, Watchers, WriteStream,
 };
 
+use crate::ObjectsInfo;
+
 use super::batch::{Batch, Draft, VALUES, tree_key};
 use super::entries::Entries;
 use super::files::{BEGUN, Extent, FILE, FileChange, FileReader, FileRecord, Pieces, begun_key};
 use super::group::{Queue, shared_error};
 use super::joined::Slot;
 use super::shared::Shared;
-use super::tree::{Pages, Span, Value, get, has, scan};
+use super::tree::{PAGE, Pages, Span, Value, get, has, scan};
 use super::turn::Held;
 use super::verify::Frozen;
 
@@ -263,6 +265,23 @@ impl StoreBackend {
     /// As [`StoreBackend::with_storage`].
     pub fn begun(storage: &Storage) -> corallite_file::Result<usize> {
         Frozen::begun(storage)
+    }
+
+    /// What it holds. Looks at all keys.
+    pub(crate) fn info(&self) -> Result<ObjectsInfo> {
+        let mut info = ObjectsInfo::default();
+        let reader = self.shared.read().map_err(|error| self.lift("read", error))?;
+        info.page_bytes = u64::from(reader.state.meta.pages) * PAGE as u64;
+        drop(reader);
+        for key in self.keys_in(&Range::default())? {
+            info.objects += u64::from(!key?.starts_with('@'));
+        }
+        for entry in self.entries(FILE, &Range::default(), true)? {
+            let (_, record) = entry?;
+            info.files += 1;
+            info.file_bytes += FileRecord::read(&record).map_or(0, |record| record.length);
+        }
+        Ok(info)
     }
 
     /// Closes it without committing what is buffered.
