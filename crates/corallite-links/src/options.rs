@@ -91,6 +91,11 @@ impl LinksOptions {
         self
     }
 
+    /// Whether [`LinksOptions::salvage`] is set.
+    pub fn is_salvaging(&self) -> bool {
+        self.salvage
+    }
+
     /// Leave out what the log has of transactions that the file does not have (default no: it is an error), and everything after.
     /// For a copy of a store, of which the file was copied as of one commit and the log later.
     #[must_use]

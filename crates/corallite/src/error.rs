@@ -18,13 +18,6 @@ pub enum Error {
     #[error(transparent)]
     Links(links::Error),
 
-    /// The links of the store could not be opened, and a transaction wanted to use them; nothing was changed.
-    #[error("the links of this store cannot be used: {problem}")]
-    LinksNotOpen {
-        /// Why, and what to do.
-        problem: String,
-    },
-
     /// The objects.
     #[error(transparent)]
     Objects(Box<objects::Error>),

@@ -63,9 +63,15 @@ impl Store {
         let described = self.described()?;
         // Changes of links are taken over before the next transaction brings others.
         let _one = self.transacting.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not within the transaction: opening them may take a commit. Who does not use them need not know of their damage.
-        let opened = if self.has_links()? { self.links().map(Some) } else { Ok(None) };
-        let links = TransactionLinks { opened, changes: Mutex::default() };
+        if self.links.get().is_none()
+            && (self.links_options.is_salvaging()
+                || corallite_links::has_pending(self.storage()).map_err(Error::from)?)
+        {
+            // Opening them takes a commit then, which within the transaction would wait for it. Else those who do not use them
+            // need not wait for them, nor know of their damage.
+            self.links()?;
+        }
+        let links = TransactionLinks { store: self, changes: Mutex::default() };
         let (value, pending) = self.commit_with(described, &links, change)?;
         if let Some(pending) = pending {
             self.links()?.adopt(pending).map_err(Error::from)?;
@@ -128,24 +134,17 @@ pub struct Transaction<'a> {
 /// The links within a transaction; see [`Transaction::links`].
 #[derive(Debug)]
 pub struct TransactionLinks<'a> {
-    /// Those of the store; none where it has no links yet.
-    opened: Result<Option<&'a CIDStore>>,
+    store: &'a Store,
     changes: Mutex<Changes>,
 }
 
 impl TransactionLinks<'_> {
-    fn stored(&self, key: E) -> corallite_links::Result<Values> {
-        match &self.opened {
-            Ok(Some(links)) => links.get(key),
-            _ => Ok(Values::default()),
-        }
-    }
-
-    /// Why they cannot be used, if they cannot.
-    fn check(&self) -> Result<()> {
-        match &self.opened {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Error::LinksNotOpen { problem: error.to_string() }),
+    /// The links of the store, opened when they are needed for the first time; none where there are none yet.
+    fn opened(&self) -> Result<Option<&CIDStore>> {
+        match self.store.links.get() {
+            Some(links) => Ok(Some(links)),
+            None if self.store.has_links()? || self.store.has_log()? => Ok(Some(self.store.links()?)),
+            None => Ok(None),
         }
     }
 
@@ -154,18 +153,17 @@ impl TransactionLinks<'_> {
         if changes.is_empty() {
             return Ok(None);
         }
-        let links = self.opened.as_ref().ok().copied().flatten();
-        Ok(Some(changes.write(transaction, links)?))
+        Ok(Some(changes.write(transaction, self.opened()?)?))
     }
 
     /// The values of a key, with the changes of this transaction. Other threads may change links meanwhile.
     ///
     /// # Errors
     ///
-    /// [`Error::LinksNotOpen`] when the store's links could not be opened, and as [`CIDStore::get`]; so all the others.
+    /// As [`Store::links`] and [`CIDStore::get`]; so all the others.
     pub fn get(&self, key: E) -> Result<Values> {
-        self.check()?;
-        Ok(self.changes.lock().get(key, || self.stored(key))?)
+        let opened = self.opened()?;
+        Ok(self.changes.lock().get(key, || stored(opened, key))?)
     }
 
     /// Links a value to a key; whether it was not yet.
@@ -174,8 +172,8 @@ impl TransactionLinks<'_> {
     ///
     /// As [`TransactionLinks::get`].
     pub fn insert(&self, key: E, value: E) -> Result<bool> {
-        self.check()?;
-        Ok(self.changes.lock().insert(key, value, || self.stored(key))?)
+        let opened = self.opened()?;
+        Ok(self.changes.lock().insert(key, value, || stored(opened, key))?)
     }
 
     /// Removes a key, or one value of it; whether there was anything. See [`CIDStore::delete`].
@@ -184,10 +182,13 @@ impl TransactionLinks<'_> {
     ///
     /// As [`TransactionLinks::get`].
     pub fn delete(&self, what: impl Into<Deletion>) -> Result<bool> {
-        self.check()?;
-        let what = what.into();
-        Ok(self.changes.lock().delete(what, || self.stored(what.key()))?)
+        let (opened, what) = (self.opened()?, what.into());
+        Ok(self.changes.lock().delete(what, || stored(opened, what.key()))?)
     }
+}
+
+fn stored(links: Option<&CIDStore>, key: E) -> corallite_links::Result<Values> {
+    links.map_or_else(|| Ok(Values::default()), |links| links.get(key))
 }
 
 impl Transaction<'_> {
