@@ -48,8 +48,13 @@ fn put(into: &mut Value, path: &str, value: Value) -> Result<(), ()> {
     let map = into.as_object_mut().ok_or(())?;
     match path.split_once('.') {
         Some((name, rest)) => put(map.entry(name).or_insert_with(|| json!({})), rest, value),
-        None if value.is_null() => Ok(drop(map.remove(path))),
-        None => Ok(drop(map.insert(path.to_owned(), value))),
+        None => {
+            match value {
+                Value::Null => map.remove(path),
+                value => map.insert(path.to_owned(), value),
+            };
+            Ok(())
+        }
     }
 }
 

@@ -35,7 +35,8 @@ mod store_backend;
 mod transaction;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 pub use corallite_file as file;
 pub use corallite_links as links;
@@ -51,6 +52,8 @@ use corallite_file::{Access, CommitNumber, Storage};
 use corallite_links::{CIDStore, LinksOptions};
 use corallite_objects::backend::Backend;
 use corallite_weights::{Damage, GcReport, Hdf5Options, Hdf5Store, Unwatched, Verification, Watch, WeightStore};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use described::Described;
 
@@ -122,8 +125,9 @@ pub struct Store {
     described: OnceLock<Described>,
     /// Held by a transaction until its changes of links are taken over.
     transacting: Mutex<()>,
-    /// Held while the links or the objects are opened, which happens once.
-    opening: Mutex<()>,
+    /// Held while the links, and the objects, are opened, which happens once.
+    opening_links: Mutex<()>,
+    opening_objects: Mutex<()>,
     weights: Hdf5Store,
 }
 
@@ -180,7 +184,8 @@ impl Store {
             objects: OnceLock::new(),
             described: OnceLock::new(),
             transacting: Mutex::default(),
-            opening: Mutex::default(),
+            opening_links: Mutex::default(),
+            opening_objects: Mutex::default(),
             weights,
         }
     }
@@ -218,7 +223,7 @@ impl Store {
             return Ok(links);
         }
         // What the lock guards is in `links`, and is whole there or absent.
-        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let _opening = self.alone_at(&self.opening_links)?;
         if let Some(links) = self.links.get() {
             return Ok(links);
         }
@@ -236,7 +241,7 @@ impl Store {
         if let Some(objects) = self.objects.get() {
             return Ok(Arc::clone(objects));
         }
-        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let _opening = self.alone_at(&self.opening_objects)?;
         if let Some(objects) = self.objects.get() {
             return Ok(Arc::clone(objects));
         }
@@ -278,12 +283,27 @@ impl Store {
             return Ok(described);
         }
         let backend = self.objects_backend()?;
-        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let _opening = self.alone_at(&self.opening_objects)?;
         if let Some(described) = self.described.get() {
             return Ok(described);
         }
         let opened = Described::open(backend, &self.weights)?;
         Ok(self.described.get_or_init(|| opened))
+    }
+
+    /// Takes a lock of opening something. Who has it may have to commit, and so wait for a transaction: within one it is not waited
+    /// for without end.
+    fn alone_at<'a>(&self, opening: &'a Mutex<()>) -> Result<MutexGuard<'a, ()>> {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        if !self.storage().is_in_transaction() {
+            return Ok(opening.lock());
+        }
+        opening.try_lock_for(PATIENCE).ok_or_else(|| {
+            let problem =
+                "another thread is opening what this transaction wants to open; open it before the transaction";
+            let path = self.storage().path().to_owned();
+            file::Error::Usage { path, problem: problem.to_owned() }.into()
+        })
     }
 
     /// Whether the store has links, or had some.

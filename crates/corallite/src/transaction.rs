@@ -1,7 +1,6 @@
 //! Transactions over weights, objects, files and links.
 
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 
 use corallite_links::{CIDStore, Changes, Deletion, Pending, Values};
 use corallite_objects::{ObjectStorage, RawStorage};
@@ -62,7 +61,7 @@ impl Store {
         self.check_may_begin()?;
         let described = self.described()?;
         // Changes of links are taken over before the next transaction brings others.
-        let _one = self.transacting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.transacting.lock();
         if self.links.get().is_none()
             && (self.links_options.is_salvaging()
                 || corallite_links::has_pending(self.storage()).map_err(Error::from)?)

@@ -81,11 +81,8 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
         return Ok(Exit::Ok);
     }
     let found = query.run().map_err(Error::from)?;
-    let exported: Vec<Value> = found
-        .iter()
-        .map(|object| Ok(object.export(1)?))
-        .collect::<Result<_, corallite::objects::Error>>()
-        .map_err(Error::from)?;
+    let exported: Result<Vec<Value>, _> = found.iter().map(|object| object.export(1)).collect();
+    let exported = exported.map_err(Error::from)?;
     output.report(&exported, |paint| render(&found, &exported).render(paint))?;
     store.close()?;
     Ok(Exit::Ok)

@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
             if read as u64 == LONGEST && line.last() != Some(&b'\n') {
                 return Err(place("it is longer than 256 MiB".to_owned()));
             }
-            import.line(&line).map_err(|problem| place(problem))?;
+            import.line(&line).map_err(place)?;
             work.advance(read as u64);
             if import.batch.len() >= BATCH {
                 import.save()?;
