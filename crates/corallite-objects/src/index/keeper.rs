@@ -554,7 +554,8 @@ mod tests {
         let saved = entries();
         let bytes: usize = saved.iter().map(|(key, value)| key.len() + value.len()).sum();
         assert!(bytes > 3 * RUN_BYTES, "{bytes} bytes are not several runs");
-        let stale = Change { key: "@index\0Run\0tags\03x\0gone", value: Some(b""), expect: Expect::Absent };
+        let key = format!("{}3x\0gone", index_prefix("Run", "tags"));
+        let stale = Change { key: &key, value: Some(b""), expect: Expect::Absent };
         backend.write(&[stale], Durability::Durable).unwrap();
         indexes.rebuild(true).unwrap();
         assert_eq!(entries(), saved);
