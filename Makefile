@@ -6,8 +6,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python build build-debug lint doc readme bench bench-weights bench-links fault-long fuzz setup cmake python \
-        clean-setup
+.PHONY: help demo test test-rust test-python build build-debug lint doc readme bench bench-weights bench-links bench-objects fault-long fuzz setup cmake \
+        python clean-setup
 
 CARGO ?= cargo
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
@@ -25,6 +25,7 @@ FUZZ_SECONDS ?= 60
 BENCH_ARGS ?=
 BENCH_WEIGHTS_ARGS ?=
 BENCH_LINKS_ARGS ?= --dir bench-links-data
+BENCH_OBJECTS_ARGS ?= --dir bench-objects-data
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
@@ -74,6 +75,9 @@ bench-weights: cmake python ## The weight codec against ZipNN, BitX, zstd, h5py 
 
 bench-links: cmake ## The links engine against LMDB, redb and fjall (BENCH_LINKS_ARGS="--dir /some/disk/bench")
 	cd benches/links && $(CARGO) run --release --locked -- compare $(BENCH_LINKS_ARGS)
+
+bench-objects: cmake ## Objects and files against SQLite, redb and the file system (BENCH_OBJECTS_ARGS="--dir /some/disk/bench")
+	cd benches/objects && $(CARGO) run --release --locked -- compare $(BENCH_OBJECTS_ARGS)
 
 fault-long: cmake ## The long simulated-disk run (FAULT_CUTS=200000 cut points)
 	CORALLITE_FAULT_CUTS=$(FAULT_CUTS) $(CARGO) test --release --locked --package corallite-file \

@@ -9,8 +9,10 @@
 //! A relation to one target is a reference or null, one to many a list of references.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::class::Class;
@@ -57,32 +59,27 @@ impl Document {
 
     /// Reads a stored document, which may be of an older version of its class.
     pub(crate) fn from_bytes(class: &Class, oid: &str, bytes: &[u8], location: &dyn Fn() -> String) -> Result<Self> {
-        let key = class.key(oid);
-        let malformed = |problem: String| Error::Malformed { location: location(), key: key.clone(), problem };
-        let value: Value = serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
-        let Value::Object(mut map) = value else { return Err(malformed("it is no JSON object".to_owned())) };
-        if map.remove("oid").as_ref().and_then(Value::as_str) != Some(oid) {
+        let malformed = |problem: String| {
+            let (location, key) = (location(), class.key(oid));
+            Error::Malformed { location, key, problem }
+        };
+        let Parsed { oid: found, name, revision, version, updates, mut map } =
+            serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+        if found.as_ref().and_then(Value::as_str) != Some(oid) {
             return Err(malformed("its `oid` is not the one in its key".to_owned()));
         }
-        let name = map.remove("type");
         if name.as_ref().and_then(Value::as_str) != Some(class.name()) {
             let name = name.unwrap_or_default();
             return Err(malformed(format!("its type is {name}, and {} was expected", class.name())));
         }
-        let number = |map: &mut Map<String, Value>, name: &str| match map.remove(name) {
+        let number = |name: &str, value: Option<Value>| match value {
             None => Ok(0),
             Some(value) => value.as_u64().ok_or_else(|| malformed(format!("its `{name}` is {value}"))),
         };
-        let revision = number(&mut map, REVISION)?;
-        let version = number(&mut map, VERSION)?;
-        let updates = match map.remove("updates") {
-            None => BTreeMap::new(),
-            Some(value) => {
-                serde_json::from_value(value).map_err(|error| malformed(format!("its `updates`: {error}")))?
-            }
-        };
+        let revision = number(REVISION, revision)?;
+        let version = number(VERSION, version)?;
         let migration = |problem: String| Error::Migration {
-            key: key.clone(),
+            key: class.key(oid),
             class: class.name().to_owned(),
             found: version,
             version: class.version(),
@@ -94,25 +91,71 @@ impl Document {
         if let Some(migrate) = class.migration().filter(|_| version < class.version()) {
             migrate(version, &mut map).map_err(migration)?;
         }
-        let mut document = Self { updates, revision, ..Self::default() };
-        for (name, value) in map {
-            if let Some(relation) = class.relations.get(&name) {
-                let targets =
-                    references(value).map_err(|problem| migration(format!("the relation `{name}` {problem}")))?;
-                if !relation.is_many && targets.len() > 1 {
-                    return Err(migration(format!("the relation `{name}` has {} targets", targets.len())));
-                }
-                document.relations.insert(name, targets);
-            } else if let Ok(of) = class.type_of(&name) {
-                let value = of
-                    .accept_stored(value)
-                    .map_err(|violation| migration(format!("the property `{name}`: {violation}")))?;
-                document.properties.insert(name, value);
-            } else {
+        let mut relations = BTreeMap::new();
+        for (name, relation) in &class.relations {
+            let Some(value) = map.remove(name) else { continue };
+            let targets = references(value).map_err(|problem| migration(format!("the relation `{name}` {problem}")))?;
+            if !relation.is_many && targets.len() > 1 {
+                return Err(migration(format!("the relation `{name}` has {} targets", targets.len())));
+            }
+            relations.insert(name.clone(), targets);
+        }
+        // What is left are properties, each in its place already.
+        for (name, value) in &mut map {
+            let Ok(of) = class.type_of(name) else {
                 return Err(migration(format!("it has `{name}`, which the class does not declare")));
+            };
+            *value = of
+                .accept_stored(value.take())
+                .map_err(|violation| migration(format!("the property `{name}`: {violation}")))?;
+        }
+        Ok(Self { properties: map, relations, updates, revision })
+    }
+}
+
+/// A document as its JSON has it: what every document has, and the rest.
+#[derive(Default)]
+struct Parsed {
+    oid: Option<Value>,
+    name: Option<Value>,
+    revision: Option<Value>,
+    version: Option<Value>,
+    updates: BTreeMap<String, f64>,
+    map: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for Parsed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Parser)
+    }
+}
+
+/// Reads a document in one pass, without a map of everything first.
+struct Parser;
+
+impl<'de> Visitor<'de> for Parser {
+    type Value = Parsed;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Parsed, A::Error> {
+        let mut parsed = Parsed::default();
+        while let Some(name) = from.next_key::<String>()? {
+            match name.as_str() {
+                "oid" => parsed.oid = Some(from.next_value()?),
+                "type" => parsed.name = Some(from.next_value()?),
+                "updates" => parsed.updates = from.next_value()?,
+                REVISION => parsed.revision = Some(from.next_value()?),
+                VERSION => parsed.version = Some(from.next_value()?),
+                _ => {
+                    let value = from.next_value()?;
+                    parsed.map.insert(name, value);
+                }
             }
         }
-        Ok(document)
+        Ok(parsed)
     }
 }
 
@@ -134,4 +177,40 @@ pub(crate) fn references(value: Value) -> Result<Vec<Reference>, String> {
 pub(crate) fn now() -> f64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     now.as_micros() as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Type;
+
+    #[test]
+    fn a_document_comes_back_and_what_is_none_is_refused() {
+        let class = Class::new("Run").property("loss", Type::Float).one("base", "Run").many("parts", "File");
+        let read = |text: &str| Document::from_bytes(&class, "1", text.as_bytes(), &|| "here".to_owned());
+        let text = r#"{"@revision":3,"base":null,"loss":0.5,"oid":"1","parts":[{"oid":"2","type":"File"}],"type":"Run","updates":{"loss":7.25,"oid":8}}"#;
+        let document = read(text).unwrap();
+        assert_eq!((document.revision, document.properties["loss"].as_f64()), (3, Some(0.5)));
+        assert_eq!((document.updates["loss"], document.updates["oid"]), (7.25, 8.0));
+        assert_eq!((document.relations["base"].len(), document.relations["parts"].len()), (0, 1));
+        assert_eq!(document.to_bytes(&class, "1"), text.replace("8}", "8.0}").as_bytes());
+
+        let malformed = [
+            r#"[1]"#,
+            r#"{"type":"Run"}"#,
+            r#"{"oid":"2","type":"Run"}"#,
+            r#"{"oid":"1","type":"File"}"#,
+            r#"{"oid":"1","type":"Run","@revision":-1}"#,
+            r#"{"oid":"1","type":"Run","updates":{"loss":"now"}}"#,
+            r#"{"oid":"1","type":"Run","updates":null}"#,
+            r#"{"oid":"1","type":"Run"} {}"#,
+        ];
+        for text in malformed {
+            assert!(matches!(read(text), Err(Error::Malformed { .. })), "{text}");
+        }
+        let other = [r#""@version":1"#, r#""gain":1"#, r#""loss":"low""#, r#""base":[{"oid":"2"}]"#];
+        for text in other.map(|part| format!(r#"{{"oid":"1","type":"Run",{part}}}"#)) {
+            assert!(matches!(read(&text), Err(Error::Migration { .. })), "{text}");
+        }
+    }
 }

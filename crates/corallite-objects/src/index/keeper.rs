@@ -23,6 +23,9 @@ const STATE: &str = "@indexes";
 /// Entries written at a time when an index is built.
 const BUILD_BATCH: usize = 50_000;
 
+/// Memory for entries that are sorted together when an index is built: the more, the less often a page of it is written.
+const RUN_BYTES: usize = if cfg!(test) { 16 << 10 } else { 64 << 20 };
+
 /// What a crash can have left of indexes that are in another backend than their objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -314,7 +317,7 @@ impl Keeper {
             self.remove_all(&Range::prefix(&claim_key(collection, name, "")))?;
         }
 
-        let mut entries = Vec::with_capacity(BUILD_BATCH + 64);
+        let (mut entries, mut bytes_held) = (Vec::new(), 0);
         for found in shared.backend.entries_in(&Range::prefix(&key::prefix(collection)))? {
             let (key, bytes) = found?;
             let Some((_, oid)) = key::split(&key) else { continue };
@@ -329,15 +332,18 @@ impl Keeper {
             for ((prefix, (name, index)), count) in prefixes.iter().zip(indexes).zip(&mut counts) {
                 for part in index.keys(ObjectView { oid, document: &document }) {
                     let (entry, value) = encode::entry(prefix, &part, oid);
-                    entries.push((entry, value.to_vec()));
-                    if index.is_unique() {
-                        entries.push((claim_key(collection, name, &part), oid.as_bytes().to_vec()));
+                    let claim =
+                        index.is_unique().then(|| (claim_key(collection, name, &part), oid.as_bytes().to_vec()));
+                    for entry in [Some((entry, value.to_vec())), claim].into_iter().flatten() {
+                        bytes_held += size_of_val(&entry) + entry.0.capacity() + entry.1.capacity();
+                        entries.push(entry);
                     }
                     *count += 1;
                 }
             }
-            if entries.len() >= BUILD_BATCH {
+            if bytes_held >= RUN_BYTES {
                 self.put_all(&mut entries)?;
+                bytes_held = 0;
             }
         }
         self.put_all(&mut entries)?;
@@ -371,9 +377,13 @@ impl Keeper {
     fn put_all(&self, entries: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
         // In order, a tree is filled page by page.
         entries.sort_unstable();
-        let changes: Vec<Change<'_>> =
-            entries.iter().map(|(key, value)| Change { key, value: Some(value), expect: Expect::Anything }).collect();
-        self.backend.write(&changes, Durability::Buffered)?;
+        for entries in entries.chunks(BUILD_BATCH) {
+            let changes: Vec<Change<'_>> = entries
+                .iter()
+                .map(|(key, value)| Change { key, value: Some(value), expect: Expect::Anything })
+                .collect();
+            self.backend.write(&changes, Durability::Buffered)?;
+        }
         entries.clear();
         Ok(())
     }
@@ -561,5 +571,41 @@ impl Keeper {
         self.backend.sync()?;
         shared.backend.sync()?;
         if self.verifies() { self.settle(State::Extra) } else { self.settle(State::Clean) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::backend::MemoryBackend;
+    use crate::index::Indexing;
+    use crate::types::Type;
+
+    #[test]
+    fn a_rebuild_makes_the_entries_that_saves_made_however_many_runs_it_takes() {
+        let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
+        let storage = ObjectStorage::new(Arc::clone(&backend));
+        let class = Class::new("Run").property("name", Type::Line).property("tags", Type::list(Type::Line));
+        let unique = Index::of_property("name", Indexing::Normalize).unique();
+        storage.register(class.with_index("name", unique).index("tags", Indexing::Value)).unwrap();
+        let indexes = Indexes::attach(&storage, Arc::clone(&backend)).unwrap();
+        let objects: Vec<_> = (0..500_u32)
+            .map(|n| (format!("Run {}", n.wrapping_mul(2_654_435_761)), format!("{}", n % 3), format!("{}", n % 7)))
+            .map(|(name, tag, other)| json!({ "name": name, "tags": [tag, other] }))
+            .map(|properties| storage.create("Run", properties).unwrap())
+            .collect();
+        storage.save_all(&objects).unwrap();
+        let entries =
+            || backend.entries_in(&Range::prefix("@")).unwrap().collect::<Result<Vec<(String, Bytes)>>>().unwrap();
+        let saved = entries();
+        let bytes: usize = saved.iter().map(|(key, value)| key.len() + value.len()).sum();
+        assert!(bytes > 3 * RUN_BYTES, "{bytes} bytes are not several runs");
+        let key = format!("{}3x\0gone", index_prefix("Run", "tags"));
+        let stale = Change { key: &key, value: Some(b""), expect: Expect::Absent };
+        backend.write(&[stale], Durability::Durable).unwrap();
+        indexes.rebuild(true).unwrap();
+        assert_eq!(entries(), saved);
     }
 }
