@@ -5,6 +5,10 @@ use corallite::{CHECKPOINT, FIXED, Store};
 use serde_json::{Map, Value, json};
 
 use crate::exit::{Exit, Failure};
+use crate::text::shortened;
+
+/// How far a key may lead into maps.
+const DEEPEST: usize = 32;
 
 /// Reads `key=value`: the value as JSON where it is some, else as text; nothing clears the property. A key may lead into a
 /// map: `metrics.loss=0.25`.
@@ -14,14 +18,29 @@ pub(crate) fn parse(assignments: &[String]) -> Result<Vec<(String, Value)>, Fail
             .split_once('=')
             .filter(|(key, _)| !key.is_empty())
             .ok_or_else(|| Failure::new(Exit::Usage, format!("`{text}` sets nothing; write it as KEY=VALUE")))?;
-        let value = if value.is_empty() { Value::Null } else { json_or_text(value) };
+        if key.split('.').any(str::is_empty) || key.split('.').count() > DEEPEST {
+            let sentence = format!("`{}` is no name of a property; write NAME, or NAME.FIELD", shortened(key, 60));
+            return Err(Failure::new(Exit::Usage, sentence));
+        }
+        let value = if value.is_empty() { Value::Null } else { json_or_text(value).ok_or_else(|| no_number(text))? };
         Ok((key.to_owned(), value))
     };
     assignments.iter().map(one).collect()
 }
 
-fn json_or_text(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|_| text.into())
+/// `None` for what looks like a number and cannot be kept as one.
+fn json_or_text(text: &str) -> Option<Value> {
+    match serde_json::from_str(text) {
+        Ok(value) => Some(value),
+        Err(_) if text.parse::<f64>().is_ok_and(|number| !number.is_finite()) => None,
+        Err(_) => Some(text.into()),
+    }
+}
+
+fn no_number(text: &str) -> Failure {
+    let sentence =
+        format!("`{text}` is no finite number; put quotes around it within the shell's to keep it as a text");
+    Failure::new(Exit::Usage, sentence)
 }
 
 /// The properties that assignments make of those that were there.
@@ -59,13 +78,28 @@ fn put(into: &mut Value, path: &str, value: Value) -> Result<(), ()> {
 }
 
 /// Properties of a checkpoint from those of the command line: a parent is given by its name.
-pub(crate) fn of_checkpoint(store: &Store, mut properties: Map<String, Value>) -> Result<Value, Failure> {
+pub(crate) fn of_checkpoint(
+    store: &Store,
+    of: Option<&str>,
+    mut properties: Map<String, Value>,
+) -> Result<Value, Failure> {
     if let Some(name) = properties.keys().find(|name| FIXED.contains(&name.as_str()) || *name == "weights") {
         let sentence = format!("`{name}` says what the checkpoint is, and cannot be set");
         return Err(Failure::new(Exit::Usage, sentence));
     }
+    if let Some(Value::Array(tags)) = properties.get_mut("tags") {
+        let mut seen = std::collections::HashSet::new();
+        tags.retain(|tag| seen.insert(tag.to_string()));
+        if tags.iter().any(|tag| tag == "") {
+            return Err(Failure::new(Exit::Usage, "a tag cannot be empty; give it a text"));
+        }
+    }
     if let Some(parent) = properties.get_mut("parent").filter(|parent| !parent.is_null()) {
-        let name = parent.as_str().map_or_else(|| parent.to_string(), str::to_owned);
+        let sentence = "`parent` is the name of a checkpoint, and has no fields";
+        let name = parent.as_str().ok_or_else(|| Failure::new(Exit::Usage, sentence))?.to_owned();
+        if Some(name.as_str()) == of {
+            return Err(Failure::new(Exit::Usage, format!("`{name}` cannot be its own parent")));
+        }
         if !store.objects()?.has(CHECKPOINT, &name).map_err(corallite::Error::from)? {
             return Err(corallite::weights::Error::NotFound { what: format!("the checkpoint `{name}`") }.into());
         }
@@ -102,7 +136,12 @@ mod tests {
         let wanted =
             json!({"loss": 1.5, "note": "hello world", "tags": ["a"], "zero": "007", "gone": null, "eq": "a=b"});
         assert_eq!(found, wanted);
-        assert!(parse(&["=1".to_owned()]).is_err() && parse(&["loss".to_owned()]).is_err());
+        for refused in
+            ["=1", "loss", "a.=1", ".a=1", "a..b=1", "loss=1e999", "loss=NaN", &format!("{}x=1", "k.".repeat(60_000))]
+        {
+            assert!(parse(&[refused.to_owned()]).is_err(), "{refused:.40}");
+        }
+        assert_eq!(set(&["loss=\"NaN\""], json!({})), json!({"loss": "NaN"}));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! The first SIGINT or SIGTERM asks the work to stop, which takes it back; the second ends the process at once, which
 //! the store survives as it survives `kill -9`.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -61,9 +63,31 @@ impl Work {
         self.bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()));
     }
 
+    /// A file that is read for the work: what is read counts as dealt with, and reading ends when the work is to stop.
+    pub(crate) fn reader(&self, file: File) -> impl Read + Send + use<> {
+        WatchedFile { file, stopped: Arc::clone(&self.stopped), bar: self.bar.clone() }
+    }
+
     /// Says what is being worked on, beside the bar.
     pub(crate) fn on(&self, what: &str) {
         self.bar.set_message(what.to_owned());
+    }
+}
+
+struct WatchedFile {
+    file: File,
+    stopped: Arc<AtomicBool>,
+    bar: ProgressBar,
+}
+
+impl Read for WatchedFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(io::Error::other("interrupted"));
+        }
+        let count = self.file.read(buffer)?;
+        self.bar.inc(count as u64);
+        Ok(count)
     }
 }
 

@@ -82,7 +82,8 @@ impl Described {
         }
         self.objects.save_all(&new)?;
         for name in described.into_iter().filter(|name| !stored.contains(*name)) {
-            if let Some(object) = self.objects.get(CHECKPOINT, name)? {
+            // One that was never a checkpoint's is somebody's own.
+            if let Some(object) = self.objects.get(CHECKPOINT, name)?.filter(|object| object.get("tensors").is_some()) {
                 object.remove()?;
             }
         }
@@ -114,13 +115,16 @@ impl Described {
             if key.starts_with('@') || !is_within(&bytes, br#""type":"weight""#) {
                 continue;
             }
-            if let Ok(document) = serde_json::from_slice::<Value>(&bytes) {
-                each_weight(&document, &mut |hash| {
-                    if let Ok(hash) = WeightHash::new(hash) {
-                        needed.entry(hash).or_insert_with(|| key.clone());
-                    }
-                });
-            }
+            // What cannot be read may need any of them.
+            let document: Value = serde_json::from_slice(&bytes).map_err(|error| {
+                let problem = format!("{error}, so that the weights it needs are unknown, and none can be freed");
+                corallite_objects::Error::Malformed { location: self.backend.location(), key: key.clone(), problem }
+            })?;
+            each_weight(&document, &mut |hash| {
+                if let Ok(hash) = WeightHash::new(hash) {
+                    needed.entry(hash).or_insert_with(|| key.clone());
+                }
+            });
         }
         Ok(needed)
     }

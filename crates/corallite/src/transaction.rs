@@ -45,13 +45,16 @@ impl Store {
     /// # Ok::<(), corallite::Error>(())
     /// ```
     ///
+    /// What belongs to it is told by the thread. A thread of a rayon pool, which takes up other work while it waits within the
+    /// transaction, would take that in; begin transactions on threads of your own.
+    ///
     /// Transactions of several threads take turns, and saves of objects wait for them. Objects that somebody has in memory are
     /// the same for all threads, so that others may see in them what is not committed yet. When it fails, objects keep their
     /// changes, unsaved. Changes of links are seen by others a moment after the rest.
     ///
     /// # Errors
     ///
-    /// That of `change`, or of the commit; [`file::Error::Usage`] within a transaction of the same thread. Should the links fail to
+    /// That of `change`, or of the commit; [`file::Error::Usage`] within a transaction of the same thread, also of the links alone. Should the links fail to
     /// take over their changes after the commit ([`links::Error`](crate::links::Error)), the transaction is committed nevertheless,
     /// and the next opening of the store makes those changes.
     pub fn transaction<T, F: From<Error>>(
@@ -113,6 +116,12 @@ impl Store {
         let path = || self.storage().path().to_owned();
         if self.storage().is_in_transaction() {
             let problem = "a transaction cannot begin within another one of the same thread".to_owned();
+            return Err(file::Error::Usage { path: path(), problem }.into());
+        }
+        if self.links.get().is_some_and(CIDStore::is_in_transaction) {
+            // Its changes of links would wait for that one, which waits for this.
+            let problem =
+                "a transaction cannot begin within one of the links; change links with `Transaction::links`".to_owned();
             return Err(file::Error::Usage { path: path(), problem }.into());
         }
         if self.storage().is_open() && !self.storage().is_writable() {

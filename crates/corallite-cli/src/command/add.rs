@@ -167,7 +167,7 @@ fn add_all(
 ) -> Result<Vec<Added>, Failure> {
     let properties = match described.as_slice() {
         [] => json!({}),
-        _ => assign::of_checkpoint(store, assign::apply(described, |_| None)?)?,
+        _ => assign::of_checkpoint(store, None, assign::apply(described, |_| None)?)?,
     };
     store.transaction(|transaction| {
         let file = transaction.weights().file();

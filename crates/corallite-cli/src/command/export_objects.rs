@@ -65,12 +65,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
     store.close()?;
     if let Some(path) = &arguments.output {
         output.done(&report, |_| {
-            let objects = counted(report.objects, "object");
-            format!(
-                "{objects} of {} in {}.\n",
-                counted(report.classes, "class"),
-                printable(&path.display().to_string())
-            )
+            format!("{} in {}.\n", counted(report.objects, "object"), printable(&path.display().to_string()))
         })?;
     }
     Ok(if report.damaged > 0 { Exit::Damaged } else { Exit::Ok })

@@ -18,7 +18,7 @@ const EXAMPLES: &str = "\
 Examples:
   corallite get-file models.h5 tokenizer.json -o tokenizer.json
   corallite get-file models.h5 base/README.md -o - | less
-  corallite find models.h5 Checkpoint                  for what is known of checkpoints";
+  corallite ls models.h5 --files                       what there is";
 
 /// Write a file that was put into a store
 ///
@@ -49,7 +49,14 @@ struct Report {
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failure> {
     let store = opened::to_read(&arguments.store)?;
     let found = store.files()?.get(FILE, &arguments.name).map_err(Error::from)?;
-    let missing = || corallite::weights::Error::NotFound { what: format!("the file `{}`", arguments.name) };
+    let missing = || {
+        let sentence = format!(
+            "{} has no file `{}`; `corallite ls --files` lists them",
+            arguments.store.display(),
+            arguments.name
+        );
+        Failure::new(Exit::Name, sentence)
+    };
     let file = found.ok_or_else(missing)?;
     if arguments.output == Path::new("-") {
         for chunk in file.data(0).map_err(Error::from)? {

@@ -6,9 +6,10 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
 use clap::Args;
+use corallite::objects::class::WEIGHT;
 use corallite::objects::{Class, StoredObject};
 use corallite::weights::Watch;
-use corallite::{CHECKPOINT, Error, FIXED, Store};
+use corallite::{CHECKPOINT, Error, FILE, FIXED, Store};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -24,8 +25,9 @@ Examples:
   corallite import-objects other.h5 objects.jsonl
   printf '%s\\n' '{\"type\": \"Run\", \"loss\": 1.5}' > runs.jsonl && corallite import-objects models.h5 runs.jsonl";
 
-/// Objects saved at once.
+/// Objects saved at once, and the length of their lines from which on it is fewer.
 const BATCH: usize = 10_000;
+const BATCH_BYTES: u64 = 16 << 20;
 
 /// The longest line, in bytes: what one makes of a mistake must not fill the memory.
 const LONGEST: u64 = 256 << 20;
@@ -34,8 +36,8 @@ const LONGEST: u64 = 256 << 20;
 ///
 /// Creates the store if there is none. An object with the `oid` of a stored one changes that; one without is new. What
 /// `export-objects` writes can be read here; of a checkpoint, only what was said about it is, and only where the store has it. A
-/// class that nobody has declared may have any properties. Objects are saved 10,000 at a time; where a line is wrong, those
-/// before its ten thousand are saved.
+/// class that nobody has declared may have any properties. Objects are saved 10,000 or 16 MiB at a time; where a line
+/// is wrong, those of earlier batches are saved.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -67,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
     let mut work = Work::begin()?;
     work.show(output, "importing", length);
     let report = opened::with_options(&arguments.store, Default::default(), output, |store| {
-        let mut import = Import { store, batch: Vec::new(), report: Report::default() };
+        let mut import = Import { store, batch: Vec::new(), bytes: 0, report: Report::default() };
         store.objects()?.register_stored().map_err(Error::from)?;
         let (mut reader, mut line) = (BufReader::new(file), Vec::new());
         for number in 1_u64.. {
@@ -85,7 +87,8 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
             }
             import.line(&line).map_err(place)?;
             work.advance(read as u64);
-            if import.batch.len() >= BATCH {
+            import.bytes += read as u64;
+            if import.batch.len() >= BATCH || import.bytes >= BATCH_BYTES {
                 import.save()?;
             }
         }
@@ -115,6 +118,8 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
 struct Import<'a> {
     store: &'a Store,
     batch: Vec<StoredObject>,
+    /// The length of their lines.
+    bytes: u64,
     report: Report,
 }
 
@@ -123,7 +128,10 @@ impl Import<'_> {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
-        let mut value: Value = serde_json::from_slice(line).map_err(|error| format!("it is no JSON: {error}"))?;
+        let mut value: Value = serde_json::from_slice(line).map_err(|error| {
+            let problem = error.to_string();
+            format!("it is no JSON: {}", problem.split(" at line ").next().unwrap_or_default())
+        })?;
         let objects = self.store.objects().map_err(|error| error.to_string())?;
         let Some(map) = value.as_object_mut() else { return Err("it is no JSON object".to_owned()) };
         if let Some(name) = map.get("@class") {
@@ -146,6 +154,8 @@ impl Import<'_> {
                 return Ok(());
             }
             map.retain(|name, _| !FIXED.contains(&name.as_str()) && name != "weights" && name != "updates");
+        } else if class == FILE || class == WEIGHT {
+            return Err(format!("`{class}` is no class of objects"));
         } else if objects.class(&class).is_err() {
             objects.register(Class::new(&class).open()).map_err(|error| error.to_string())?;
         }
@@ -162,6 +172,7 @@ impl Import<'_> {
         self.report.unchanged += (self.batch.len() - changed.len()) as u64;
         self.store.objects()?.save_all(&self.batch).map_err(Error::from)?;
         self.batch.clear();
+        self.bytes = 0;
         Ok(())
     }
 }

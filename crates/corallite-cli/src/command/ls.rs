@@ -3,19 +3,24 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use corallite::Store;
 use corallite::weights::{CheckpointInfo, WeightMetadata, WeightStore};
+use corallite::{Error, FILE, Store};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
+use crate::assign;
 use crate::exit::{Exit, Failure};
 use crate::opened;
 use crate::output::Output;
-use crate::text::{Paint, Side, Table, bytes, counted, printable, shape, short_key, shortened, table_time, time};
+use crate::text::{
+    Paint, Side, Table, bytes, counted, one_line, printable, shape, short_key, shortened, table_time, time,
+};
 
 const EXAMPLES: &str = "\
 Examples:
   corallite ls models.h5
   corallite ls models.h5 --weights
+  corallite ls models.h5 --files
   corallite ls models.h5 --json | jq -r '.checkpoints[].name'";
 
 /// List the checkpoints of a store
@@ -33,6 +38,10 @@ pub(crate) struct Arguments {
     /// List the loose weights as well
     #[arg(short, long)]
     weights: bool,
+
+    /// List the files that were put into the store as well
+    #[arg(short, long)]
+    files: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,6 +78,15 @@ struct Loose {
 }
 
 #[derive(Debug, Serialize)]
+struct Filed {
+    name: String,
+    bytes: u64,
+    /// BLAKE3.
+    hash: String,
+    meta: Value,
+}
+
+#[derive(Debug, Serialize)]
 struct Report {
     checkpoints: Vec<Listed>,
     weights: u64,
@@ -76,14 +94,29 @@ struct Report {
     /// Where they are listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     loose: Option<Vec<Loose>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    files: Option<Vec<Filed>>,
 }
 
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failure> {
     let store = opened::to_read(&arguments.store)?;
-    let report = gather(&store, arguments.weights)?;
+    let mut report = gather(&store, arguments.weights)?;
+    if arguments.files {
+        report.files = Some(files(&store)?);
+    }
     store.close()?;
     output.report(&report, |paint| render(&report, paint))?;
     Ok(Exit::Ok)
+}
+
+fn files(store: &Store) -> Result<Vec<Filed>, Failure> {
+    let all = store.files()?.all(FILE).map_err(Error::from)?;
+    all.map(|file| {
+        let file = file.map_err(Error::from)?;
+        let meta = Value::Object(file.all_meta());
+        Ok(Filed { name: file.oid().to_owned(), bytes: file.size(), hash: file.hash(), meta })
+    })
+    .collect()
 }
 
 fn gather(store: &Store, with_weights: bool) -> Result<Report, Failure> {
@@ -110,7 +143,7 @@ fn gather(store: &Store, with_weights: bool) -> Result<Report, Failure> {
         }
         loose = Some(listed);
     }
-    Ok(Report { checkpoints, weights: count, loose_weights, loose })
+    Ok(Report { checkpoints, weights: count, loose_weights, loose, files: None })
 }
 
 fn render(report: &Report, paint: Paint) -> String {
@@ -150,6 +183,18 @@ fn render(report: &Report, paint: Paint) -> String {
                 shape(&weight.shape),
                 bytes(weight.bytes),
             ]);
+        }
+        out += &table.render(paint);
+    }
+    if let Some(files) = report.files.as_ref().filter(|files| !files.is_empty()) {
+        let mut table = Table::new(&[("FILE", Side::Left), ("SIZE", Side::Right), ("META", Side::Left)]);
+        for file in files {
+            let meta = if file.meta.as_object().is_some_and(Map::is_empty) {
+                String::new()
+            } else {
+                assign::shown(&file.meta)
+            };
+            table.row([printable(&file.name), bytes(file.bytes), one_line(&shortened(&meta, 60))]);
         }
         out += &table.render(paint);
     }

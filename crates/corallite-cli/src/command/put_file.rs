@@ -1,8 +1,11 @@
 //! `corallite put-file`: a file goes into the store.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use corallite::objects::{self, Source};
+use corallite::weights::Watch;
 use corallite::{Error, FILE};
 use serde::Serialize;
 use serde_json::Value;
@@ -10,6 +13,7 @@ use serde_json::Value;
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 use crate::text::{bytes, printable};
+use crate::work::Work;
 use crate::{assign, opened, place};
 
 const EXAMPLES: &str = "\
@@ -58,30 +62,37 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
     let path = &arguments.file;
     let refused = |problem: String| Failure::new(Exit::BadInput, format!("{} {problem}", path.display()));
     let found = std::fs::metadata(path).map_err(|error| refused(format!("cannot be read: {error}; give a file")))?;
-    if found.is_dir() {
-        return Err(refused("is a folder; give a file".to_owned()));
+    if !found.is_file() {
+        // What has no end would fill the disk, or never come while the store is held.
+        let kind = if found.is_dir() { "a folder" } else { "no regular file" };
+        return Err(refused(format!("is {kind}; give a file")));
     }
+    place::check_apart(path, &arguments.store)?;
+    let mut work = Work::begin()?;
+    work.show(output, "putting", found.len());
     let name = match &arguments.name {
         Some(name) => name.clone(),
         None => path.file_name().and_then(|name| name.to_str()).map(str::to_owned).ok_or_else(|| {
             Failure::new(Exit::Usage, format!("no name can be made of {}; give one with --name", path.display()))
         })?,
     };
+    let opened = File::open(path).map_err(|error| refused(format!("cannot be read: {error}; give a file")))?;
+    let data = Source::Reader(Box::new(work.reader(opened)));
     let report = opened::with_options(&arguments.store, Default::default(), output, |store| {
         let put = |transaction: &corallite::Transaction<'_>| -> Result<Report, Failure> {
             let files = transaction.files();
             let (file, replaced) = match files.get(FILE, &name).map_err(Error::from)? {
                 Some(file) => {
-                    file.set_data(path.clone());
+                    file.set_data(data);
                     (file, true)
                 }
                 None => {
-                    let file = files.create_with_oid(FILE, &name, path.clone(), Value::Null);
+                    let file = files.create_with_oid(FILE, &name, data, Value::Null);
                     (file.map_err(Error::from)?, false)
                 }
             };
             let meta = assign::apply(assignments, |name| file.meta(name))?;
-            file.set_meta(Value::Object(meta)).and_then(|()| file.save()).map_err(|error| input(path, error))?;
+            file.set_meta(Value::Object(meta)).and_then(|()| file.save()).map_err(|error| input(path, &work, error))?;
             Ok(Report { name: name.clone(), bytes: file.size(), hash: file.hash(), replaced })
         };
         store.transaction(put)
@@ -94,9 +105,14 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
 }
 
 /// What cannot be read is an input, whatever else went wrong is not.
-fn input(path: &std::path::Path, error: corallite::objects::Error) -> Failure {
-    let of_input = matches!(&error, corallite::objects::Error::Io { location, action, .. }
-        if *location == path.display().to_string() && matches!(*action, "open" | "read"));
-    let failure = Failure::from(Error::from(error));
-    if of_input { Failure::new(Exit::BadInput, failure.sentence()) } else { failure }
+fn input(path: &Path, work: &Work, error: objects::Error) -> Failure {
+    if work.is_cancelled() {
+        return Failure::new(Exit::Interrupted, "interrupted; the store is as it was before");
+    }
+    match error {
+        objects::Error::Io { action: "read", source, .. } => {
+            Failure::new(Exit::BadInput, format!("{} cannot be read: {source}", path.display()))
+        }
+        error => Error::from(error).into(),
+    }
 }

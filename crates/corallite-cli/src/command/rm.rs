@@ -42,6 +42,8 @@ pub(crate) fn run(mut arguments: Arguments, output: &Output) -> Result<Exit, Fai
     arguments.names.sort_unstable();
     arguments.names.dedup();
     opened::to_change(&arguments.store, output, |store| {
+        // What others refer to by a relation that refuses it stays.
+        store.objects()?.register_stored().map_err(corallite::Error::from)?;
         store.transaction(|transaction| {
             for name in &arguments.names {
                 if !transaction.remove_checkpoint(name)? {

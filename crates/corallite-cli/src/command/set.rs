@@ -51,7 +51,8 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
     let assignments = assign::parse(&arguments.assignments)?;
     let set = opened::to_change(&arguments.store, output, |store| {
         let object = checkpoint(store, &arguments.name)?;
-        let properties = assign::of_checkpoint(store, assign::apply(assignments, |name| object.get(name))?)?;
+        let properties =
+            assign::of_checkpoint(store, Some(&arguments.name), assign::apply(assignments, |name| object.get(name))?)?;
         object.update(properties.clone()).and_then(|()| object.save()).map_err(Error::from)?;
         Ok(properties.as_object().cloned().unwrap_or_default())
     })?;

@@ -5,11 +5,12 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use corallite::Store;
 use corallite::weights::{Checkpoint, Encoding, Error, WeightHash, WeightStore, WeightTensor};
+use corallite::{FIXED, Store};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::assign;
 use crate::exit::{Exit, Failure};
 use crate::find::{Found, find};
 use crate::histogram::{Histogram, Statistics, histogram, statistics};
@@ -92,6 +93,8 @@ struct CheckpointReport {
     /// What its weights take, each counted once.
     stored_bytes: u64,
     metadata: Map<String, Value>,
+    /// Tags, metrics, parent, and whatever else was said of it.
+    properties: Map<String, Value>,
     tensors: Vec<Tensor>,
     #[serde(skip)]
     added_nanoseconds: u64,
@@ -131,6 +134,7 @@ impl CheckpointReport {
             logical_bytes: info.logical_bytes,
             stored_bytes: encodings.values().flatten().map(|encoding| encoding.stored_bytes).sum(),
             metadata,
+            properties: properties(store, &info.name)?,
             tensors,
             added_nanoseconds: info.added_at,
         })
@@ -151,6 +155,10 @@ impl CheckpointReport {
         for (key, value) in &self.metadata {
             let value = value.as_str().unwrap_or_default();
             let _ = writeln!(out, "  {} = {}", printable(key), shortened(&one_line(value), 100));
+        }
+        for (key, value) in &self.properties {
+            let value = shortened(&one_line(&assign::shown(value)), 100);
+            let _ = writeln!(out, "  {}: {value}", printable(key));
         }
         if self.tensors.is_empty() {
             return out;
@@ -177,6 +185,18 @@ impl CheckpointReport {
         }
         out + &table.render(paint)
     }
+}
+
+/// What was said of a checkpoint.
+fn properties(store: &Store, name: &str) -> Result<Map<String, Value>, Failure> {
+    let Some(object) = store.checkpoints().object(name)? else { return Ok(Map::new()) };
+    let exported = object.export(1).map_err(corallite::Error::from)?;
+    let mut properties = exported.as_object().cloned().unwrap_or_default();
+    let is_known = |name: &str| FIXED.contains(&name) || matches!(name, "oid" | "type" | "updates" | "weights");
+    properties.retain(|name, value| {
+        !is_known(name) && !value.is_null() && value.as_array().is_none_or(|all| !all.is_empty())
+    });
+    Ok(properties)
 }
 
 #[derive(Debug, Serialize)]

@@ -45,6 +45,11 @@ impl CIDStore {
         Ok(Transaction { store: self, turn, changes: Changes::default() })
     }
 
+    /// Whether this thread has a transaction of the links open.
+    pub fn is_in_transaction(&self) -> bool {
+        self.shared.check_no_transaction().is_err()
+    }
+
     /// Runs `change` as one transaction: committed durably when it returns `Ok`, dropped when it returns `Err`.
     ///
     /// ```

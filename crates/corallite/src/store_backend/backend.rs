@@ -273,8 +273,10 @@ impl StoreBackend {
         let reader = self.shared.read().map_err(|error| self.lift("read", error))?;
         info.page_bytes = u64::from(reader.state.meta.pages) * PAGE as u64;
         drop(reader);
+        let files = format!("{}.", crate::FILE);
         for key in self.keys_in(&Range::default())? {
-            info.objects += u64::from(!key?.starts_with('@'));
+            let key = key?;
+            info.objects += u64::from(!key.starts_with('@') && !key.starts_with(&files));
         }
         for entry in self.entries(FILE, &Range::default(), true)? {
             let (_, record) = entry?;

@@ -106,15 +106,20 @@ impl<'a> Batch<'a> {
     }
 }
 
+impl StoreBackend {
+    /// Whether a batch can still be worked on.
+    pub(super) fn check_sound(&self, inner: &Inner) -> Result<()> {
+        let Some(cause) = inner.broken.clone() else { return Ok(()) };
+        let path = self.shared.storage.path().to_owned();
+        Err(self.lift("use", Error::Poisoned { path, cause }))
+    }
+}
+
 impl Draft<'_> {
     /// What this does fails for good once it failed half-way.
     pub(super) fn guarded<T>(&self, work: impl FnOnce(&mut Inner) -> corallite_file::Result<T>) -> Result<T> {
         let mut inner = self.inner.lock();
-        if let Some(cause) = &inner.broken {
-            let cause = cause.clone();
-            let path = self.backend.shared.storage.path().to_owned();
-            return Err(self.backend.lift("change", Error::Poisoned { path, cause }));
-        }
+        self.backend.check_sound(&inner)?;
         let outcome = work(&mut inner);
         if let Err(error) = &outcome {
             inner.broken = Some(format!("an earlier change of this transaction failed ({error})"));

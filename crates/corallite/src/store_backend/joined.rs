@@ -71,8 +71,14 @@ enum Place {
 impl<'a> Draft<'a> {
     pub(super) fn entries(&self, map: u8, range: &Range, with_values: bool) -> Entries<'a> {
         let inner = Arc::clone(&self.inner);
-        let source = Box::new(move |read: &mut dyn FnMut(&dyn Pages) -> Result<()>| read(&inner.lock().work));
-        Entries::new(self.backend, source, map, range, with_values)
+        let backend = self.backend;
+        let source = Box::new(move |read: &mut dyn FnMut(&dyn Pages) -> Result<()>| {
+            let inner = inner.lock();
+            // What is gone through outlives the transaction it belongs to.
+            backend.check_sound(&inner)?;
+            read(&inner.work)
+        });
+        Entries::new(backend, source, map, range, with_values)
     }
 
     fn place_of(&self, key: &str) -> Place {
