@@ -23,6 +23,9 @@ const STATE: &str = "@indexes";
 /// Entries written at a time when an index is built.
 const BUILD_BATCH: usize = 50_000;
 
+/// Values that several objects have of which a warning tells, for each time unique indexes are built.
+const MOST_DUPLICATES: usize = 20;
+
 /// What a crash can have left of indexes that are in another backend than their objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -182,6 +185,15 @@ impl Difference {
     }
 }
 
+/// Values of unique indexes that are being built.
+#[derive(Default)]
+struct Claims {
+    /// The index, the value's part, and the claim.
+    new: Vec<(String, String, Entry)>,
+    are_written: bool,
+    duplicates: usize,
+}
+
 #[derive(Debug)]
 pub(crate) struct Keeper {
     pub(super) backend: Arc<dyn Backend>,
@@ -315,6 +327,7 @@ impl Keeper {
         }
 
         let mut entries = Vec::with_capacity(BUILD_BATCH + 64);
+        let mut claims = Claims::default();
         for found in shared.backend.entries_in(&Range::prefix(&key::prefix(collection)))? {
             let (key, bytes) = found?;
             let Some((_, oid)) = key::split(&key) else { continue };
@@ -331,16 +344,22 @@ impl Keeper {
                     let (entry, value) = encode::entry(prefix, &part, oid);
                     entries.push((entry, value.to_vec()));
                     if index.is_unique() {
-                        entries.push((claim_key(collection, name, &part), oid.as_bytes().to_vec()));
+                        let claim = Entry { key: claim_key(collection, name, &part), value: oid.as_bytes().to_vec() };
+                        claims.new.push(((*name).clone(), part, claim));
                     }
                     *count += 1;
                 }
             }
-            if entries.len() >= BUILD_BATCH {
+            if entries.len() + claims.new.len() >= BUILD_BATCH {
+                self.claim_all(class, &mut claims, &mut entries)?;
                 self.put_all(&mut entries)?;
             }
         }
+        self.claim_all(class, &mut claims, &mut entries)?;
         self.put_all(&mut entries)?;
+        if let Some(more) = claims.duplicates.checked_sub(MOST_DUPLICATES).filter(|more| *more > 0) {
+            self.warn(format!("unique indexes of {} have {more} more values that several objects have", class.name()));
+        }
         let definitions: Vec<String> = indexes
             .iter()
             .map(|(_, index)| json!({ "definition": index.definition(class.version()) }).to_string())
@@ -353,6 +372,33 @@ impl Keeper {
         self.backend.write(&built, Durability::Durable)?;
         self.defined(keys.iter().map(String::as_str));
         Ok(counts)
+    }
+
+    /// Adds claims to what is written. A value that another object has already is left to that one, with a warning.
+    fn claim_all(&self, class: &Class, claims: &mut Claims, entries: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
+        let mut owners: HashMap<String, Vec<u8>> = HashMap::with_capacity(claims.new.len());
+        let is_first = !std::mem::replace(&mut claims.are_written, true);
+        for (index, part, Entry { key, value }) in claims.new.drain(..) {
+            let owner = match owners.get(&key) {
+                Some(owner) => Some(owner.clone()),
+                None if is_first => None,
+                None => self.backend.get(&key)?.map(|owner| owner.to_vec()),
+            };
+            let Some(owner) = owner else {
+                owners.insert(key, value);
+                continue;
+            };
+            claims.duplicates += 1;
+            if claims.duplicates <= MOST_DUPLICATES {
+                let [owner, other] = [owner, value].map(|oid| class.key(&String::from_utf8_lossy(&oid)));
+                let (name, value) = (class.name(), encode::decode(&part).unwrap_or_default());
+                self.warn(format!(
+                    "the unique index {name}.by.{index}: {value} belongs to {owner}, and {other} has it too; change one"
+                ));
+            }
+        }
+        entries.extend(owners);
+        Ok(())
     }
 
     /// The indexes of a class that count as there from its first object on.
@@ -426,12 +472,25 @@ impl Keeper {
         difference
     }
 
+    /// What is released of what belongs to whoever releases it: of a value that several objects had when the index was built,
+    /// only one has the claim.
+    fn owned<'a>(&self, difference: &'a Difference) -> Result<HashMap<&'a str, &'a Entry>> {
+        let mut owned = HashMap::with_capacity(difference.released.len());
+        for entry in &difference.released {
+            if self.backend.get(&entry.key)?.is_some_and(|owner| *owner == *entry.value) {
+                owned.insert(entry.key.as_str(), entry);
+            }
+        }
+        Ok(owned)
+    }
+
     /// The changes that come before that of the object, and those after it.
-    fn changes<'a>(difference: &'a Difference) -> (Vec<Change<'a>>, Vec<Change<'a>>) {
+    fn changes<'a>(
+        difference: &'a Difference,
+        released: &HashMap<&'a str, &'a Entry>,
+    ) -> (Vec<Change<'a>>, Vec<Change<'a>>) {
         let put = |entry: &'a Entry, expect| Change { key: &entry.key, value: Some(&entry.value), expect };
         let take = |entry: &'a Entry| Change { key: &entry.key, value: None, expect: Expect::Anything };
-        let released: HashMap<&str, &Entry> =
-            difference.released.iter().map(|entry| (entry.key.as_str(), entry)).collect();
         let mut claimed = HashSet::with_capacity(difference.claimed.len());
         let mut before = Vec::with_capacity(difference.claimed.len() + difference.added.len());
         for (_, _, entry) in &difference.claimed {
@@ -441,7 +500,7 @@ impl Keeper {
             before.push(put(entry, old.map_or(Expect::Absent, |old| Expect::Value(&old.value))));
         }
         before.extend(difference.added.iter().map(|entry| put(entry, Expect::Anything)));
-        let released = difference.released.iter().filter(|entry| !claimed.contains(entry.key.as_str()));
+        let released = released.values().copied().filter(|entry| !claimed.contains(entry.key.as_str()));
         let after = difference.removed.iter().chain(released).map(take);
         (before, after.collect())
     }
@@ -474,7 +533,8 @@ impl Keeper {
                 other: key::of(collection, &text(other)),
             });
         }
-        let (before, after) = Self::changes(difference);
+        let released = self.owned(difference)?;
+        let (before, after) = Self::changes(difference, &released);
         if self.is_shared {
             if !self.backend.is_atomic() && !difference.is_empty() {
                 self.note(durability)?;
@@ -492,7 +552,7 @@ impl Keeper {
             // answers are compared with the objects until the indexes are built again.
             self.verifies.store(true, Ordering::Release);
             if matches!(error, Error::Exists { .. } | Error::Absent { .. } | Error::Changed { .. }) {
-                self.give_back(difference)?;
+                self.give_back(difference, &released)?;
             }
             return Err(error);
         }
@@ -505,9 +565,7 @@ impl Keeper {
     }
 
     /// Gives the values of unique indexes back to whom they belonged before a write that was refused.
-    fn give_back(&self, difference: &Difference) -> Result<()> {
-        let released: HashMap<&str, &Entry> =
-            difference.released.iter().map(|entry| (entry.key.as_str(), entry)).collect();
+    fn give_back(&self, difference: &Difference, released: &HashMap<&str, &Entry>) -> Result<()> {
         let back: Vec<Change<'_>> = difference
             .claimed
             .iter()

@@ -326,11 +326,6 @@ fn access_of(of: &ObjectIndexes, comparison: &Comparison) -> Option<Vec<Access>>
     let is_usable = |name: &str| of.by(name).is_ok();
     let mut indexes = of.class.indexes.iter();
     let (name, _) = indexes.find(|(name, index)| is_over(index, exactly) && is_usable(name))?;
-    // Longer texts are in the index by their beginnings only, and not in order beyond.
-    let is_range = !matches!(comparison.operator, Operator::Equal | Operator::In);
-    if is_range && comparison.values.iter().any(|value| value.as_str().is_some_and(|text| text.len() > 400)) {
-        return None;
-    }
     let make = |from: Option<&Value>, to: Option<&Value>| {
         Some(Access { name: name.clone(), view: of.by(name).ok()?, from: from.cloned(), to: to.cloned() })
     };
