@@ -4,10 +4,11 @@ use std::cmp::Ordering;
 
 use serde_json::Value;
 
-use super::compare_as;
+use super::{compare_as, has_times};
 use crate::class::Class;
 use crate::error::{Error, Result};
 use crate::index::ObjectView;
+use crate::types::is_point_in_time;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Condition {
@@ -119,11 +120,14 @@ impl Comparison {
         if !is_alike {
             return false;
         }
-        let order = if self.fields.is_empty() {
-            compare_as(class, &self.name, value, wanted)
-        } else {
-            crate::types::compare(value, wanted)
-        };
+        // Where there can be both, a time is not compared with another text.
+        if let (Some(one), Some(other), true) =
+            (value.as_str(), wanted.as_str(), has_times(class, &self.name, &self.fields))
+            && is_point_in_time(one) != is_point_in_time(other)
+        {
+            return false;
+        }
+        let order = compare_as(class, &self.name, &self.fields, value, wanted);
         match self.operator {
             Operator::Equal | Operator::In => order == Ordering::Equal,
             Operator::Less => order == Ordering::Less,
