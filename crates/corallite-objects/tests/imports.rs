@@ -108,7 +108,7 @@ fn documents_edited_by_hand_load_and_are_saved_again() -> Outcome {
     for with_indexes in [false, true] {
         for edit in edits {
             let open = || -> Outcome<ObjectStorage> {
-                let storage = storage_on(Arc::new(DirectoryBackend::open(folder.path().to_owned())?))?;
+                let storage = storage_on(Arc::new(DirectoryBackend::open(folder.path())?))?;
                 if with_indexes {
                     Indexes::attach(&storage, Arc::clone(storage.backend()))?;
                 }

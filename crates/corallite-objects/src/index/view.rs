@@ -286,10 +286,10 @@ impl<'a> Hits<'a> {
                 Ok(entry) => entry,
                 Err(error) => return Some(Err(error)),
             };
-            match encode::beginning(&part) {
+            match encode::beginning(&part).map(str::to_owned) {
                 None if within.has(&part) => return Some(Ok((part, oid))),
                 None => {}
-                Some(beginning) => self.read_run(&beginning.to_owned(), (part, oid), within),
+                Some(beginning) => self.read_run(&beginning, (part, oid), within),
             }
         }
     }
