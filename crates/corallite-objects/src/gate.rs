@@ -29,7 +29,8 @@ impl fmt::Debug for Gate {
 }
 
 impl Gate {
-    fn is_alone(&self) -> bool {
+    /// Whether this thread is.
+    pub(crate) fn is_alone(&self) -> bool {
         self.has_alone.load(Ordering::Acquire)
             && self.alone.lock().as_ref().is_some_and(|alone| alone.thread == thread::current().id())
     }

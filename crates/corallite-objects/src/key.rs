@@ -1,5 +1,6 @@
 //! Keys: `Collection.oid`, and what may be one.
 
+use crate::class::WEIGHT;
 use crate::error::{Error, Result};
 
 /// The longest key, in bytes.
@@ -20,7 +21,7 @@ pub fn check(key: &str) -> Result<()> {
 }
 
 /// Checks the name of a collection: letters, digits, `_` and `-`. A dot ends it in a key, so that no collection's keys begin
-/// like another's.
+/// like another's. [`WEIGHT`] is none: references to weights have it.
 ///
 /// # Errors
 ///
@@ -30,6 +31,10 @@ pub fn check_collection(name: &str) -> Result<()> {
     if name.is_empty() || name.len() > 200 || !name.chars().all(allowed) {
         let problem = "a collection is named with 1 to 200 letters, digits, `_` and `-`";
         return Err(Error::Key { key: shorten(name), problem });
+    }
+    if name == WEIGHT {
+        let problem = "references to weights have that name; take another one for a collection";
+        return Err(Error::Key { key: name.to_owned(), problem });
     }
     Ok(())
 }

@@ -49,6 +49,7 @@ pub mod object;
 pub mod query;
 pub mod raw;
 pub mod reference;
+mod referrers;
 pub mod relation;
 mod save;
 pub mod storage;

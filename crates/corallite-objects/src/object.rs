@@ -1,5 +1,6 @@
 //! [`StoredObject`]: an object of a class, with its properties and relations.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use crate::backend::{Change, Durability};
-use crate::class::{Class, OnRemove};
+use crate::class::Class;
 use crate::document::{Document, now, reference, references};
 use crate::error::{Error, Result};
 use crate::reference::Reference;
@@ -32,6 +33,8 @@ pub(crate) struct Inner {
     pub(crate) state: Mutex<State>,
     /// Whether it is stored, as `state` says: known without waiting for a save that is under way.
     pub(crate) is_stored: AtomicBool,
+    /// Whether a first save of it is under way, which holds `state`.
+    pub(crate) is_saving: AtomicBool,
     pub(crate) is_removed: AtomicBool,
 }
 
@@ -40,6 +43,38 @@ pub(crate) struct State {
     /// The document as it is stored, as far as this instance knows.
     pub(crate) stored: Option<Bytes>,
     pub(crate) is_dirty: bool,
+}
+
+thread_local! {
+    /// How many functions that change an object this thread is within.
+    static CHANGING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A function that changes an object, which is locked meanwhile.
+struct Changing;
+
+impl Changing {
+    fn begin() -> Self {
+        CHANGING.set(CHANGING.get() + 1);
+        Self
+    }
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        CHANGING.set(CHANGING.get() - 1);
+    }
+}
+
+/// Refuses to save and to remove within a function that changes an object. It would wait for others, who may be waiting for
+/// that object.
+pub(crate) fn check_may_write() -> Result<()> {
+    match CHANGING.get() {
+        0 => Ok(()),
+        _ => Err(Error::Usage(
+            "nothing can be saved or removed within a function that changes an object; do it after that".to_owned(),
+        )),
+    }
 }
 
 /// Values for properties and relations that their class allows.
@@ -93,8 +128,9 @@ impl StoredObject {
     pub(crate) fn new(shared: &Arc<Shared>, class: &Arc<Class>, oid: &str, state: State) -> Self {
         let (shared, class) = (Arc::clone(shared), Arc::clone(class));
         let is_stored = AtomicBool::new(state.stored.is_some());
-        let (state, is_removed) = (Mutex::new(state), AtomicBool::new(false));
-        Self(Arc::new(Inner { shared, class, oid: oid.to_owned(), state, is_stored, is_removed }))
+        let (is_saving, is_removed) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (oid, state) = (oid.to_owned(), Mutex::new(state));
+        Self(Arc::new(Inner { shared, class, oid, state, is_stored, is_saving, is_removed }))
     }
 
     /// Its id.
@@ -187,7 +223,8 @@ impl StoredObject {
     }
 
     /// Sets a property to what a function makes of its value, with nobody changing it meanwhile. The function must not use
-    /// this object.
+    /// this object, which is locked; and no others either, for two threads that each change one and use the other wait for ever.
+    /// Saving and removing, of anything, is refused within it with [`Error::Usage`].
     ///
     /// # Errors
     ///
@@ -226,7 +263,9 @@ impl StoredObject {
     /// Changes the document; `change` says which names have other values now, and what to return.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Document) -> (Vec<String>, T)) -> T {
         let mut state = self.0.state.lock();
+        let changing = Changing::begin();
         let (changed, value) = change(&mut state.document);
+        drop(changing);
         if changed.is_empty() {
             return value;
         }
@@ -240,13 +279,19 @@ impl StoredObject {
         value
     }
 
-    /// Update times that come with an import.
+    /// Takes over update times. Where one is another than before, the object is changed, and by nothing but that.
     pub(crate) fn adopt_updates(&self, updates: &Map<String, Value>) {
         let mut state = self.0.state.lock();
+        let mut is_changed = false;
         for (name, time) in updates {
             if let Some(time) = time.as_f64().filter(|_| name == "oid" || self.0.class.has(name)) {
-                state.document.updates.insert(name.clone(), time);
+                is_changed |= state.document.updates.insert(name.clone(), time) != Some(time);
             }
+        }
+        state.is_dirty |= is_changed;
+        drop(state);
+        if is_changed {
+            self.0.shared.note_in_scope(self);
         }
     }
 
@@ -269,8 +314,8 @@ impl StoredObject {
     ///
     /// # Errors
     ///
-    /// [`Error::Conflict`] when somebody else saved it since it was loaded, [`Error::NotUnique`], and what the backends
-    /// report. Nothing is stored then.
+    /// [`Error::Conflict`] when somebody else saved it since it was loaded, [`Error::NotUnique`], [`Error::Usage`] within a
+    /// function that changes an object, and what the backends report. Nothing is stored then.
     pub fn save(&self) -> Result<bool> {
         self.save_with(Durability::Durable)
     }
@@ -288,31 +333,19 @@ impl StoredObject {
     ///
     /// # Errors
     ///
-    /// [`Error::Referred`], [`Error::Conflict`] when somebody else saved it since it was loaded, and what the backends
-    /// report.
+    /// [`Error::Referred`], [`Error::Conflict`] when somebody else saved it since it was loaded, [`Error::Usage`] within a
+    /// function that changes an object, and what the backends report.
     pub fn remove(&self) -> Result<()> {
+        check_may_write()?;
         let shared = &self.0.shared;
         let target = self.reference();
         // While nobody begins to refer to it.
         let is_guarded = self.is_stored() && shared.is_guarded(&target);
         let _alone = is_guarded.then(|| shared.saving.shut());
         let _saving = (!is_guarded).then(|| shared.saving.enter());
-        let referrers = if is_guarded { shared.referrers(&target)? } else { Vec::new() };
-        for (referrer, name) in &referrers {
-            let is_itself = referrer == self;
-            if !is_itself && self.on_remove_of(referrer, name) == Some(OnRemove::Refuse) {
-                let (key, relation) = (self.key(), name.clone());
-                return Err(Error::Referred { key, referrer: referrer.key(), relation });
-            }
-        }
-        for (referrer, name) in referrers.iter().filter(|(referrer, _)| referrer != self) {
-            // Only that: what else was changed in it is not ours to save. One that has changes keeps them unsaved, without
-            // the target.
-            let had_changes = referrer.is_changed();
-            referrer.relation(name)?.remove(&target)?;
-            if !had_changes {
-                save::save_held(shared, std::slice::from_ref(referrer), Durability::Durable)?;
-            }
+        if is_guarded {
+            let referrers = shared.who_forgets(&target, Some(self))?;
+            shared.forget_target(&referrers, &target)?;
         }
         let mut state = self.0.state.lock();
         if self.is_removed() {
@@ -339,7 +372,7 @@ impl StoredObject {
         self.0.is_stored.store(false, Ordering::Release);
         drop(state);
         shared.saved(&self.key());
-        shared.forget(&self.key());
+        shared.forget(&self.key(), self);
         Ok(())
     }
 
@@ -372,10 +405,6 @@ impl StoredObject {
             object.0.shared.saved(&key);
             object.0.shared.remember(&key, &object);
         });
-    }
-
-    fn on_remove_of(&self, referrer: &Self, relation: &str) -> Option<OnRemove> {
-        referrer.class().relations.get(relation).map(|relation| relation.on_remove)
     }
 
     /// Loads what is stored now, and forgets changes that were not saved.

@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -20,12 +20,16 @@ use crate::document::now;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
 use crate::key;
+use crate::object::check_may_write;
 use crate::reference::Reference;
-use crate::storage::{expectation, map_of};
+use crate::storage::{self, expectation, map_of};
 use crate::types::Type;
 
 /// Bytes of a chunk where the caller does not say.
 pub const CHUNK: usize = 256 * 1024;
+
+/// Bytes of a chunk for which memory is asked at once, whatever the caller says.
+const MOST_RESERVED: usize = 16 << 20;
 
 /// A class of files.
 #[derive(Clone, Debug)]
@@ -72,6 +76,10 @@ impl RawClass {
         let known = || self.fields.keys().map(String::as_str);
         let of = self.fields.get(name).ok_or_else(|| Error::unknown(&self.name, "field", name, known()))?;
         of.accept(value).map_err(|violation| self.refused(name, violation))
+    }
+
+    fn is_secret(&self, name: &str) -> bool {
+        self.fields.get(name).is_some_and(Type::is_secret)
     }
 
     fn refused(&self, name: &str, violation: crate::types::Violation) -> Error {
@@ -154,11 +162,18 @@ struct Shared {
     using: Mutex<()>,
     /// Entered by every save and removal.
     saving: Gate,
+    /// The storages whose objects' relations lead to the files here.
+    referring: Mutex<Vec<Weak<storage::Shared>>>,
 }
 
 impl fmt::Debug for RawStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RawStorage").field("backend", &self.shared.backend).finish_non_exhaustive()
+        let mut debug = f.debug_struct("RawStorage");
+        debug.field("backend", &self.shared.backend.location());
+        if let Some(classes) = self.shared.classes.try_read() {
+            debug.field("classes", &classes.keys().collect::<Vec<_>>());
+        }
+        debug.finish_non_exhaustive()
     }
 }
 
@@ -180,8 +195,11 @@ fn data_key(hash: &str) -> String {
     format!("@data.{hash}")
 }
 
+/// What the keys of uses begin with.
+const USE: &str = "@use\0";
+
 fn use_prefix(hash: &str) -> String {
-    format!("@use\0{hash}\0")
+    format!("{USE}{hash}\0")
 }
 
 fn use_key(hash: &str, key: &str) -> String {
@@ -196,8 +214,21 @@ fn use_key(hash: &str, key: &str) -> String {
 impl RawStorage {
     /// A storage without classes.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
-        let shared = Shared { backend, classes: RwLock::default(), using: Mutex::default(), saving: Gate::default() };
+        let shared = Shared {
+            backend,
+            classes: RwLock::default(),
+            using: Mutex::default(),
+            saving: Gate::default(),
+            referring: Mutex::default(),
+        };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Notes that relations of a storage's objects lead here.
+    pub(crate) fn connected_by(&self, objects: &Arc<storage::Shared>) {
+        let mut referring = self.shared.referring.lock();
+        referring.retain(|storage| storage.strong_count() > 0);
+        referring.push(Arc::downgrade(objects));
     }
 
     /// Makes a class known.
@@ -327,8 +358,8 @@ impl RawStorage {
         self.shared.saving.alone(work)
     }
 
-    /// Removes data that no file has (any more): what a crash can leave. Returns how many streams were removed. For when
-    /// nobody else writes.
+    /// Removes data that no file has (any more), and notes of uses that are not true: what a crash can leave. Returns how many
+    /// streams were removed. For when nobody else writes.
     ///
     /// # Errors
     ///
@@ -337,6 +368,7 @@ impl RawStorage {
         let _saving = self.shared.saving.enter();
         let _using = self.shared.using.lock();
         let backend = &self.shared.backend;
+        self.shared.collect_uses()?;
         let mut removed = 0;
         for prefix in ["@part.", "@data."] {
             let streams: Vec<String> = backend.streams(prefix)?.collect::<Result<_>>()?;
@@ -352,6 +384,32 @@ impl RawStorage {
             }
         }
         Ok(removed)
+    }
+}
+
+impl Shared {
+    /// Removes the uses of files that do not exist or have other data. Who cannot be read keeps his data.
+    fn collect_uses(&self) -> Result<()> {
+        let mut untrue = Vec::new();
+        for entry in self.backend.entries_in(&Range::prefix(USE))? {
+            let (used, key) = entry?;
+            let (Some((hash, _)), Ok(key)) = (used[USE.len()..].split_once('\0'), std::str::from_utf8(&key)) else {
+                continue;
+            };
+            let is_true = match self.backend.get(key)? {
+                None => false,
+                Some(bytes) => serde_json::from_slice::<Record>(&bytes).map_or(true, |record| record.hash == hash),
+            };
+            if !is_true {
+                untrue.push(used);
+            }
+        }
+        if untrue.is_empty() {
+            return Ok(());
+        }
+        let changes: Vec<Change<'_>> =
+            untrue.iter().map(|key| Change { key, value: None, expect: Expect::Anything }).collect();
+        self.backend.write(&changes, Durability::Durable)
     }
 }
 
@@ -485,8 +543,8 @@ impl StoredRaw {
     ///
     /// # Errors
     ///
-    /// [`Error::Conflict`] when somebody else saved it since it was loaded, and what reading the data and the backend report.
-    /// A reader that was read in vain is gone then.
+    /// [`Error::Conflict`] when somebody else saved it since it was loaded, [`Error::Usage`] within a function that changes an
+    /// object, and what reading the data and the backend report. A reader that was read in vain is gone then.
     pub fn save(&self) -> Result<bool> {
         self.save_with(Durability::Durable)
     }
@@ -497,6 +555,7 @@ impl StoredRaw {
     ///
     /// As [`StoredRaw::save`].
     pub fn save_with(&self, durability: Durability) -> Result<bool> {
+        check_may_write()?;
         let Shared { backend, using, saving, .. } = &*self.0.shared;
         let _saving = saving.enter();
         let mut state = self.0.state.lock();
@@ -626,17 +685,39 @@ impl StoredRaw {
             Error::Exists { .. } => self.0.shared.backend.get(&self.key()).ok().flatten(),
             other => return other,
         };
-        let value = |bytes: &[u8]| Box::new(serde_json::from_slice(bytes).unwrap_or_default());
+        let value = |bytes: &[u8]| {
+            let mut value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+            if let Some(meta) = value.get_mut("meta").and_then(Value::as_object_mut) {
+                meta.retain(|name, _| !self.0.class.is_secret(name));
+            }
+            Box::new(value)
+        };
         let stored = stored.as_deref().map(value);
         Error::Conflict { key: self.key(), ours: state.record.revision, own: value(own), stored }
     }
 
-    /// Removes it, durably, and its data unless another file has the same.
+    /// Removes it, durably, and its data unless another file has the same. Relations that lead to it, of objects of
+    /// [connected](crate::ObjectStorage::connect) storages, do what their declarations say.
     ///
     /// # Errors
     ///
-    /// [`Error::Conflict`], and what the backend reports.
+    /// [`Error::Referred`], [`Error::Conflict`] when somebody else saved it since it was loaded, [`Error::Usage`] within a
+    /// function that changes an object, and what the backends report.
     pub fn remove(&self) -> Result<()> {
+        check_may_write()?;
+        let target = self.reference();
+        let is_stored = self.0.state.lock().stored.is_some();
+        let storages: Vec<Arc<storage::Shared>> = match is_stored {
+            true => self.0.shared.referring.lock().iter().filter_map(Weak::upgrade).collect(),
+            false => Vec::new(),
+        };
+        let guards = || storages.iter().filter(|objects| objects.is_guarded(&target));
+        // While nobody begins to refer to it. Objects come before files, as in `ObjectStorage::alone` around `RawStorage::alone`.
+        let _alone: Vec<_> = guards().map(|objects| objects.saving.shut()).collect();
+        let referrers = guards().map(|objects| objects.who_forgets(&target, None)).collect::<Result<Vec<_>>>()?;
+        for (objects, referrers) in guards().zip(&referrers) {
+            objects.forget_target(referrers, &target)?;
+        }
         let _saving = self.0.shared.saving.enter();
         let mut state = self.0.state.lock();
         let key = self.key();
@@ -694,7 +775,7 @@ impl StoredRaw {
         let size = if size == 0 { CHUNK } else { size };
         Ok(std::iter::from_fn(move || {
             let (reader, hasher) = stream.as_mut()?;
-            let mut chunk = Vec::new();
+            let mut chunk = Vec::with_capacity(size.min(MOST_RESERVED));
             if let Err(error) = reader.by_ref().take(size as u64).read_to_end(&mut chunk) {
                 stream = None;
                 return Some(Err(Error::io("read", raw.key(), error)));
@@ -749,8 +830,7 @@ impl StoredRaw {
         let mut value = json!({ "oid": self.oid(), "type": self.0.class.name });
         if depth > 0 {
             let state = self.0.state.lock();
-            let is_secret = |name: &String| self.0.class.fields.get(name).is_some_and(Type::is_secret);
-            let shown = state.record.meta.iter().filter(|(name, _)| !is_secret(name));
+            let shown = state.record.meta.iter().filter(|(name, _)| !self.0.class.is_secret(name));
             value["meta"] = shown.map(|(name, value)| (name.clone(), value.clone())).collect();
             value["size"] = state.record.size.into();
             value["hash"] = state.record.hash.clone().into();

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use crate::declaration::FirstSave;
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::index::Difference;
-use crate::object::{State, StoredObject};
+use crate::object::{State, StoredObject, check_may_write};
 use crate::storage::{Shared, expectation};
 
 /// What is written for one object.
@@ -25,8 +25,28 @@ struct Prepared<'a> {
     bytes: Bytes,
 }
 
+/// A first save that is under way: whoever finds the document before the object counts as stored waits for that.
+struct UnderWay<'a>(&'a AtomicBool);
+
+impl<'a> UnderWay<'a> {
+    fn of(object: &'a StoredObject) -> Option<Self> {
+        if object.is_stored() {
+            return None;
+        }
+        object.0.is_saving.store(true, Ordering::Release);
+        Some(Self(&object.0.is_saving))
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 /// Saves those of the objects that were changed; says how many. Nobody else saves one of them meanwhile.
 pub(crate) fn save(shared: &Arc<Shared>, objects: &[StoredObject], durability: Durability) -> Result<usize> {
+    check_may_write()?;
     let _saving = shared.saving.enter();
     save_held(shared, objects, durability)
 }
@@ -77,6 +97,7 @@ pub(crate) fn save_held(shared: &Arc<Shared>, objects: &[StoredObject], durabili
         expect: expectation(one.state.stored.as_ref()),
     });
     let changes: Vec<Change<'_>> = saves.chain(first.changes()).collect();
+    let _under_way: Vec<UnderWay<'_>> = prepared.iter().filter_map(|one| UnderWay::of(one.object)).collect();
     if let Err(error) = write(shared, &changes, &difference, durability) {
         return Err(explain(shared, error, &prepared, &difference));
     }
@@ -116,6 +137,7 @@ fn explain(shared: &Shared, error: Error, prepared: &[Prepared<'_>], difference:
     let (key, found) = match &error {
         Error::Changed { key, found, .. } => (key.clone(), Some(found.clone())),
         Error::Exists { key, .. } => (key.clone(), None),
+        Error::NotUnique { .. } => (String::new(), None),
         _ => return error,
     };
     if let Some(one) = prepared.iter().find(|one| one.key == key) {
@@ -124,6 +146,14 @@ fn explain(shared: &Shared, error: Error, prepared: &[Prepared<'_>], difference:
             None => shared.backend.get(&key).ok().flatten(),
         };
         return conflict(one.object, &one.document, one.state.document.revision, stored.as_deref());
+    }
+    // A value belongs to another one: perhaps to a newer form of this very object, whose values are not known here.
+    for one in prepared {
+        match shared.backend.get(&one.key) {
+            Ok(stored) if stored == one.state.stored => {}
+            Ok(stored) => return conflict(one.object, &one.document, one.state.document.revision, stored.as_deref()),
+            Err(other) => return other,
+        }
     }
     let owner = shared.keeper.get().and_then(|keeper| {
         prepared.iter().find_map(|one| keeper.owner(one.object.class(), difference, &key).transpose())

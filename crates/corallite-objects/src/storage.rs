@@ -1,6 +1,7 @@
 //! Objects of registered classes in a backend.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -9,14 +10,13 @@ use serde_json::{Map, Value};
 
 use crate::backend::{Backend, BackendExt, Change, Durability, Expect, Range, Subscription};
 use crate::class::Class;
-use crate::document::Document;
+use crate::document::{Document, now};
 use crate::error::{Error, Result};
 use crate::gate::Gate;
-use crate::index::{Keeper, ObjectIndexes, Order};
+use crate::index::Keeper;
 use crate::key;
-use crate::object::{Inner, State, StoredObject};
+use crate::object::{Changes, Inner, State, StoredObject};
 use crate::raw::{RawStorage, RawView};
-use crate::reference::Reference;
 
 /// Parts of the keys that saves are counted for.
 const PARTS: usize = 64;
@@ -42,12 +42,11 @@ const FORGET_FROM: usize = 1024;
 /// assert_eq!(storage.count("Account")?, 1);
 /// # Ok::<(), corallite_objects::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ObjectStorage {
     pub(crate) shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) backend: Arc<dyn Backend>,
     classes: RwLock<BTreeMap<String, Arc<Class>>>,
@@ -63,10 +62,35 @@ pub(crate) struct Shared {
     /// Where relations to files lead.
     raw: OnceLock<RawStorage>,
     /// The objects made or changed in the innermost scope of each thread.
-    pub(crate) scopes: Mutex<HashMap<std::thread::ThreadId, Vec<Vec<StoredObject>>>>,
+    scopes: Mutex<HashMap<std::thread::ThreadId, Vec<Scope>>>,
 }
 
-#[derive(Debug, Default)]
+/// The objects made or changed in a scope, each once.
+#[derive(Default)]
+struct Scope {
+    objects: Vec<StoredObject>,
+    /// Where they are in memory.
+    noted: HashSet<usize>,
+}
+
+impl fmt::Debug for ObjectStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
+}
+
+impl fmt::Debug for Shared {
+    /// Its backend and classes, by name: not what it holds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("ObjectStorage");
+        debug.field("backend", &self.backend.location());
+        if let Some(classes) = self.classes.try_read() {
+            debug.field("classes", &classes.keys().collect::<Vec<_>>());
+        }
+        debug.finish_non_exhaustive()
+    }
+}
+
 struct Live {
     by_key: HashMap<String, Weak<Inner>>,
     forget_at: usize,
@@ -97,6 +121,14 @@ impl ObjectStorage {
     /// [`Error::Declaration`] when the class makes no sense, or its name or collection is taken; what the backends report.
     pub fn register(&self, mut class: Class) -> Result<Arc<Class>> {
         class.check()?;
+        let wrong = |problem: String| Error::Declaration { class: class.name().to_owned(), problem };
+        if self.shared.raw_of(class.collection()).is_some() {
+            return Err(wrong(format!("files are kept in the collection {}; take another one", class.collection())));
+        }
+        if self.shared.saving.is_alone() {
+            // Its failure could not take the class and its indexes back.
+            return Err(Error::Usage("classes are registered before a transaction, not within it".to_owned()));
+        }
         class.index_referrers();
         let class = Arc::new(class);
         let _alone = self.shared.saving.shut();
@@ -117,14 +149,17 @@ impl ObjectStorage {
         Ok(class)
     }
 
-    /// Lets relations lead to the files of a storage.
+    /// Lets relations lead to the files of a storage. When one of those files is removed, relations to it do what their
+    /// declarations say, as long as this storage is there.
     ///
     /// # Errors
     ///
     /// [`Error::Usage`] when they lead to another one already.
     pub fn connect(&self, raw: &RawStorage) -> Result<()> {
         let taken = |_| Error::Usage("the storage's relations lead to other files already".to_owned());
-        self.shared.raw.set(raw.clone()).map_err(taken)
+        self.shared.raw.set(raw.clone()).map_err(taken)?;
+        raw.connected_by(&self.shared);
+        Ok(())
     }
 
     /// The classes, by name.
@@ -162,7 +197,14 @@ impl ObjectStorage {
     ///
     /// As [`ObjectStorage::create`], and [`Error::Key`].
     pub fn create_with_oid(&self, class: &str, oid: &str, properties: Value) -> Result<StoredObject> {
-        let class = self.shared.class(class)?;
+        let object = self.make(&self.shared.class(class)?, oid, properties)?;
+        self.shared.live.lock().enter(&object.key(), &object);
+        self.shared.note_in_scope(&object);
+        Ok(object)
+    }
+
+    /// A new object that nobody knows of yet.
+    fn make(&self, class: &Arc<Class>, oid: &str, properties: Value) -> Result<StoredObject> {
         key::check(&class.key(oid))?;
         if oid.is_empty() {
             return Err(Error::Key { key: oid.to_owned(), problem: "it is empty" });
@@ -171,20 +213,18 @@ impl ObjectStorage {
         for (name, property) in &class.properties {
             if let Some(default) = &property.default {
                 let value =
-                    property.of.accept(default.clone()).map_err(|violation| type_error(&class, name, violation))?;
+                    property.of.accept(default.clone()).map_err(|violation| type_error(class, name, violation))?;
                 document.properties.insert(name.clone(), value);
             }
         }
-        document.updates.insert("oid".to_owned(), crate::document::now());
-        let state = State { document, stored: None, is_dirty: true };
-        let object = StoredObject::new(&self.shared, &class, oid, state);
-        object.update(properties)?;
-        self.shared.live.lock().enter(&class.key(oid), &object);
-        self.shared.note_in_scope(&object);
-        Ok(object)
+        let changed = Changes::checked(class, map_of(properties)?)?.apply(&mut document);
+        let now = now();
+        document.updates = changed.into_iter().chain(["oid".to_owned()]).map(|name| (name, now)).collect();
+        Ok(StoredObject::new(&self.shared, class, oid, State { document, stored: None, is_dirty: true }))
     }
 
-    /// The object with an id. While somebody has it, everybody gets the same one.
+    /// The object with an id. While somebody has it, everybody gets the same one. One that was made with that id here and not
+    /// saved, when somebody else saved his, is another: saving it is an [`Error::Conflict`].
     ///
     /// # Errors
     ///
@@ -194,7 +234,7 @@ impl ObjectStorage {
         self.shared.load(&class, oid)
     }
 
-    /// The object with an id; a new one, not saved yet, if there is none.
+    /// The object with an id; a new one, not saved yet, if there is none. It is the same for all who ask meanwhile.
     ///
     /// # Errors
     ///
@@ -208,17 +248,29 @@ impl ObjectStorage {
         &self,
         class: &str,
         oid: &str,
-        properties: impl FnOnce() -> Result<Value>,
+        properties: impl Fn() -> Result<Value>,
     ) -> Result<StoredObject> {
-        if let Some(object) = self.get(class, oid)? {
+        let class = self.shared.class(class)?;
+        let key = class.key(oid);
+        loop {
+            let saves = self.shared.saves_of(&key).load(Ordering::Acquire);
+            if let Some(object) = self.shared.load(&class, oid)? {
+                return Ok(object);
+            }
+            let new = self.make(&class, oid, properties()?)?;
+            let mut live = self.shared.live.lock();
+            // Somebody may have saved one since, which nobody has any more.
+            if self.shared.saves_of(&key).load(Ordering::Acquire) != saves {
+                continue;
+            }
+            // Or made one, and not saved it yet.
+            let object = live.enter(&key, &new);
+            drop(live);
+            if Arc::ptr_eq(&object.0, &new.0) {
+                self.shared.note_in_scope(&object);
+            }
             return Ok(object);
         }
-        let unsaved = self.shared.live.lock().get(&self.shared.class(class)?.key(oid));
-        // One that somebody made and did not save yet.
-        if let Some(object) = unsaved.filter(|object| !object.is_removed()) {
-            return Ok(object);
-        }
-        self.create_with_oid(class, oid, properties()?)
     }
 
     /// Whether there is an object with an id.
@@ -293,7 +345,11 @@ impl ObjectStorage {
     }
 
     /// An object of an export or of a map of properties. With an `oid` that is stored it is that object, changed; nothing is
-    /// saved.
+    /// saved. Of an export that is [deeper](StoredObject::export) the targets of relations are taken as references, and not
+    /// imported with it.
+    ///
+    /// Update times come as they are in `updates`; an object whose times become others is changed by that. What the import
+    /// changes and has no time for was changed now.
     ///
     /// # Errors
     ///
@@ -314,11 +370,30 @@ impl ObjectStorage {
             None => self.create(class, Value::Null)?,
             Some(other) => return Err(Error::Usage(format!("the `oid` of an object is a text, not {other}"))),
         };
+        for name in object.class().relations.keys() {
+            match map.get_mut(name) {
+                Some(Value::Array(targets)) => targets.iter_mut().for_each(|target| self.cut_export(target)),
+                Some(target) => self.cut_export(target),
+                None => {}
+            }
+        }
         object.update(Value::Object(map))?;
         if let Some(Value::Object(updates)) = updates {
             object.adopt_updates(&updates);
         }
         Ok(object)
+    }
+
+    /// Makes an export, which has more than a reference and names a class, the reference to what was exported.
+    fn cut_export(&self, target: &mut Value) {
+        let Some(map) = target.as_object_mut().filter(|map| map.keys().any(|name| name != "oid" && name != "type"))
+        else {
+            return;
+        };
+        map.retain(|name, _| name == "oid" || name == "type");
+        if let Some(class) = map.get("type").and_then(Value::as_str).and_then(|name| self.shared.class(name).ok()) {
+            map.insert("type".to_owned(), class.collection().into());
+        }
     }
 
     /// Runs `work`; when it succeeds, the objects that it made or changed are saved, all in one batch. When it fails
@@ -329,7 +404,7 @@ impl ObjectStorage {
     /// Those of `work` and of [`StoredObject::save`].
     pub fn scope<T>(&self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let thread = std::thread::current().id();
-        self.shared.scopes.lock().entry(thread).or_default().push(Vec::new());
+        self.shared.scopes.lock().entry(thread).or_default().push(Scope::default());
         let leave = Leave { shared: &self.shared };
         let value = work(self)?;
         let mut objects = leave.take();
@@ -402,7 +477,7 @@ impl Leave<'_> {
     fn take(&self) -> Vec<StoredObject> {
         let mut scopes = self.shared.scopes.lock();
         let open = scopes.get_mut(&std::thread::current().id());
-        open.and_then(|open| open.last_mut()).map(std::mem::take).unwrap_or_default()
+        open.and_then(|open| open.last_mut()).map(std::mem::take).unwrap_or_default().objects
     }
 }
 
@@ -511,15 +586,27 @@ impl Shared {
         if self.saves_of(key).load(Ordering::Acquire) != saves {
             return Ok(live.get(key).filter(StoredObject::is_stored));
         }
-        // An instance that was made and never saved gives way to the stored one.
-        if live.get(key).is_some_and(|other| !other.is_stored()) {
-            live.by_key.remove(key);
+        if let Some(other) = live.get(key) {
+            if other.0.is_saving.load(Ordering::Acquire) {
+                // The document may be of this very save: once it is over, that is known.
+                drop(live);
+                drop(other.0.state.lock());
+                return Ok(None);
+            }
+            // An instance that was made and never saved gives way to the stored one; a save of it will be a conflict.
+            if !other.is_stored() {
+                live.by_key.remove(key);
+            }
         }
         Ok(Some(live.enter(key, &object)))
     }
 
-    pub(crate) fn forget(&self, key: &str) {
-        self.live.lock().by_key.remove(key);
+    /// Forgets an object that was removed, unless somebody has another one of its key.
+    pub(crate) fn forget(&self, key: &str, object: &StoredObject) {
+        let by_key = &mut self.live.lock().by_key;
+        if by_key.get(key).is_some_and(|live| Weak::as_ptr(live) == Arc::as_ptr(&object.0)) {
+            by_key.remove(key);
+        }
     }
 
     /// Makes an object that was forgotten the one of its key again.
@@ -534,52 +621,10 @@ impl Shared {
             return;
         }
         if let Some(scope) = scopes.get_mut(&std::thread::current().id()).and_then(|open| open.last_mut())
-            && !scope.iter().any(|other| Arc::ptr_eq(&other.0, &object.0))
+            && scope.noted.insert(Arc::as_ptr(&object.0) as usize)
         {
-            scope.push(object.clone());
+            scope.objects.push(object.clone());
         }
-    }
-
-    /// Whether there may be relations with an [`OnRemove`](crate::OnRemove) other than `Keep` to a target.
-    pub(crate) fn is_guarded(&self, target: &Reference) -> bool {
-        let classes = self.classes.read();
-        classes.values().flat_map(|class| class.relations.values()).any(|relation| relation.guards(target))
-    }
-
-    /// The objects that refer to a target by a relation with an [`OnRemove`](crate::OnRemove) other than `Keep`.
-    pub(crate) fn referrers(self: &Arc<Self>, target: &Reference) -> Result<Vec<(StoredObject, String)>> {
-        let mut found = Vec::new();
-        for class in self.classes() {
-            let declared = class.relations.iter().filter(|(_, relation)| relation.guards(target));
-            let names: Vec<&String> = declared.map(|(name, _)| name).collect();
-            if names.is_empty() {
-                continue;
-            }
-            if let Some(keeper) = self.keeper.get() {
-                let (shared, keeper) = (Arc::clone(self), Arc::clone(keeper));
-                let indexes = ObjectIndexes { shared, keeper, class: Arc::clone(&class) };
-                let key = Value::String(target.key());
-                for name in names {
-                    let by = indexes.by(&Class::referrers(name))?;
-                    for oid in by.oids_between(Some(&key), Some(&key), Order::Ascending)? {
-                        found.extend(self.load(&class, &oid?)?.map(|object| (object, name.clone())));
-                    }
-                }
-                continue;
-            }
-            for entry in self.backend.entries_in(&Range::prefix(&key::prefix(class.collection())))? {
-                let (key, bytes) = entry?;
-                let Some((_, oid)) = key::split(&key) else { continue };
-                let document = Document::from_bytes(&class, oid, &bytes, &|| self.backend.location())?;
-                for name in &names {
-                    let refers = document.relations.get(*name).is_some_and(|targets| targets.contains(target));
-                    if refers && let Some(object) = self.load(&class, oid)? {
-                        found.push((object, (*name).clone()));
-                    }
-                }
-            }
-        }
-        Ok(found)
     }
 
     /// Writes changes of objects, and what they do to indexes.

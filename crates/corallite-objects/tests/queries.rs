@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use corallite_objects::{Class, Error, Indexes, Indexing, MemoryBackend, ObjectStorage, Type};
+use corallite_objects::{
+    BackendExt, Class, Error, Indexes, Indexing, MemoryBackend, ObjectStorage, Query, StoredObject, Type,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -154,6 +156,102 @@ fn plans_use_the_index_that_says_most() -> Outcome {
         ("", "all objects"),
     ] {
         assert_eq!(storage.find("Run", query)?.explain()?.to_string(), plan, "{query}");
+    }
+    Ok(())
+}
+
+fn events() -> Class {
+    Class::new("Event")
+        .property("within", Type::range("2026-01-01T00:00:00Z", "2026-12-31T23:00:00-01:00", Type::DateTime))
+        .property("all", Type::list(Type::DateTime))
+        .property("either", Type::one_of([Type::DateTime, Type::Line]))
+        .property("deep", Type::range("00:30", "23:00", Type::one_of([Type::Time])))
+        .property("map", Type::map([("when", Type::list(Type::DateTime))]))
+        .property("day", Type::Date)
+}
+
+#[test]
+fn times_within_other_types_are_points_in_time() -> Outcome {
+    for with_indexes in [false, true] {
+        let storage = ObjectStorage::new(Arc::new(MemoryBackend::new()));
+        let names = ["within", "all", "either", "deep", "day"];
+        storage.register(match with_indexes {
+            true => names.iter().fold(events(), |class, name| class.index(*name, Indexing::Value)),
+            false => events(),
+        })?;
+        if with_indexes {
+            Indexes::attach(&storage, Arc::clone(storage.backend()))?;
+        }
+        // In the order of the texts, but not of the times: the first is an hour after the second.
+        let times = ["2026-03-01T10:00:00-02:00", "2026-03-01T11:00:00Z", "2026-03-01T12:30:00+01:00"];
+        let clocks = ["9:00", "09:00", "10:30"];
+        for (i, time) in times.iter().enumerate() {
+            let map = json!({ "when": [time] });
+            let (deep, day) = (if i == 0 { "11:00:00" } else { clocks[i] }, format!("2026-03-0{}", i + 1));
+            let event = json!({"within": time, "all": [time], "either": time, "deep": deep, "map": map, "day": day});
+            storage.create_with_oid("Event", &i.to_string(), event)?.save()?;
+        }
+        storage.create_with_oid("Event", "3", json!({"either": "soon"}))?.save()?;
+        let oids = |condition: &str, sort: &str| -> Result<String, Error> {
+            Ok(storage.find("Event", condition)?.sort(sort).run()?.iter().map(|event| event.oid().to_owned()).collect())
+        };
+        for name in ["within", "all", "either", "map.when"] {
+            assert_eq!(oids(&format!("{name} > '2026-03-01T11:15:00Z'"), "oid")?, "02", "{name}, {with_indexes}");
+            assert_eq!(oids(&format!("{name} = '2026-03-01T12:00:00+01:00'"), "oid")?, "1", "{name}, {with_indexes}");
+        }
+        for (condition, expected) in [
+            ("either = 'soon'", "3"),
+            ("either < 'z'", "3"),
+            ("either > 'a' or either < 'a'", "3"),
+            ("deep >= '10:30:00'", "02"),
+            ("day > '2026-03-01'", "12"),
+            ("day <= '2026-03-02T00:00:00Z'", "01"),
+            ("day < '2026-03-02T00:00:01Z'", "01"),
+        ] {
+            assert_eq!(oids(condition, "oid")?, expected, "{condition}, {with_indexes}");
+        }
+        assert_eq!(storage.find("Event", "day > '2026-03-01'")?.explain()?.is_scan, !with_indexes);
+        assert_eq!(oids("", "within")?, "1203");
+        assert_eq!(oids("", "either")?, "1203", "times come before other texts");
+        assert_eq!(oids("", "-either")?, "3021");
+    }
+    let refused = |of: Type, value: Value| of.accept(value).is_err();
+    let year = |of: Type| Type::range("2026-01-01T00:00:00Z", "2026-12-31T23:59:59Z", of);
+    for of in [Type::DateTime, Type::one_of([Type::DateTime])] {
+        // Half an hour before the year begins, and half an hour after.
+        assert!(refused(year(of.clone()), json!("2026-01-01T00:30:00+01:00")));
+        assert!(!refused(year(of), json!("2025-12-31T23:30:00-01:00")));
+    }
+    let list = Type::Range(
+        json!(["2026-01-01T00:00:00Z"]),
+        json!(["2027-01-01T00:00:00Z"]),
+        Type::list(Type::DateTime).into(),
+    );
+    assert!(refused(list.clone(), json!(["2026-01-01T00:30:00+01:00"])));
+    assert!(!refused(list, json!(["2025-12-31T23:30:00-01:00"])));
+    Ok(())
+}
+
+#[test]
+fn a_damaged_object_is_an_error_in_its_place_and_the_others_are_found() -> Outcome {
+    for with_indexes in [false, true] {
+        let storage = open(with_indexes)?;
+        fill(&storage)?;
+        storage.backend().update("Run.1", b"{\"name\": ")?;
+        let found = |query: &Query| -> Result<Vec<String>, Error> {
+            let oid = |run: Result<StoredObject, Error>| run.map_or("damaged".to_owned(), |run| run.oid().to_owned());
+            Ok(query.each()?.map(oid).collect())
+        };
+        let query = storage.find("Run", "tags = 'old' or tags = 'best'")?;
+        assert_eq!(found(&query)?, ["0", "damaged", "3"]);
+        assert_eq!(found(&query.clone().sort("-steps"))?, ["3", "0", "damaged"]);
+        assert_eq!(found(&query.clone().limit(2))?, ["0", "damaged", "3"]);
+        assert_eq!(found(&query.clone().limit(1))?, ["0"], "the damaged one was not looked at");
+        for strict in [query.clone(), query.clone().sort("steps"), query.clone().sort("steps").limit(1)] {
+            assert!(matches!(strict.run(), Err(Error::Malformed { .. })));
+            assert!(matches!(strict.count(), Err(Error::Malformed { .. })));
+        }
+        assert_eq!(query.limit(1).run()?.len(), 1);
     }
     Ok(())
 }

@@ -18,6 +18,10 @@ use crate::key;
 /// Bytes of a text that are in its key.
 const LONGEST_TEXT: usize = 480;
 
+/// Bytes by which keys are in the order of their values. A character that begins within them is in the key as a whole, also
+/// where it is cut.
+const ORDERED: usize = LONGEST_TEXT - 4;
+
 /// What the entries of an index begin with.
 pub(super) fn index_prefix(collection: &str, index: &str) -> String {
     format!("@index\0{collection}\0{index}\0")
@@ -25,19 +29,41 @@ pub(super) fn index_prefix(collection: &str, index: &str) -> String {
 
 /// The part of an entry's key that is its value.
 pub(crate) fn value(value: &Value) -> String {
+    cut(whole(value))
+}
+
+/// A value as it would be in a key of any length, in the order of which values are.
+pub(super) fn whole(value: &Value) -> String {
     let mut text = String::new();
     put(&mut text, value, 0);
-    if text.len() > LONGEST_TEXT {
-        let hash = blake3::hash(text.as_bytes()).to_hex();
-        let mut end = LONGEST_TEXT;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push('\u{2}');
-        text.push_str(&hash[..32]);
-    }
     text
+}
+
+/// A whole value as it is in a key.
+pub(super) fn cut(mut whole: String) -> String {
+    if is_cut(&whole) {
+        let hash = blake3::hash(whole.as_bytes()).to_hex();
+        whole.truncate(floor(&whole, LONGEST_TEXT).len());
+        whole.push('\u{2}');
+        whole.push_str(&hash[..32]);
+    }
+    whole
+}
+
+/// Whether a value is cut in its key, or was.
+pub(super) fn is_cut(part: &str) -> bool {
+    part.len() > LONGEST_TEXT
+}
+
+/// What a value begins with beyond which its key may not be in order; `None` for one that is in order as a whole.
+pub(super) fn beginning(part: &str) -> Option<&str> {
+    (part.len() > ORDERED).then(|| floor(part, ORDERED))
+}
+
+/// At most so many bytes of a text, up to a character.
+fn floor(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
 }
 
 fn put(text: &mut String, value: &Value, depth: usize) {

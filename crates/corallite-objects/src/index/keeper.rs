@@ -25,6 +25,8 @@ const BUILD_BATCH: usize = 50_000;
 
 /// Memory for entries that are sorted together when an index is built: the more, the less often a page of it is written.
 const RUN_BYTES: usize = if cfg!(test) { 16 << 10 } else { 64 << 20 };
+/// Values that several objects have of which a warning tells, for each time unique indexes are built.
+const MOST_DUPLICATES: usize = 20;
 
 /// What a crash can have left of indexes that are in another backend than their objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -185,6 +187,15 @@ impl Difference {
     }
 }
 
+/// Values of unique indexes that are being built.
+#[derive(Default)]
+struct Claims {
+    /// The index, the value's part, and the claim.
+    new: Vec<(String, String, Entry)>,
+    are_written: bool,
+    duplicates: usize,
+}
+
 #[derive(Debug)]
 pub(crate) struct Keeper {
     pub(super) backend: Arc<dyn Backend>,
@@ -318,6 +329,7 @@ impl Keeper {
         }
 
         let (mut entries, mut bytes_held) = (Vec::new(), 0);
+        let mut claims = Claims::default();
         for found in shared.backend.entries_in(&Range::prefix(&key::prefix(collection)))? {
             let (key, bytes) = found?;
             let Some((_, oid)) = key::split(&key) else { continue };
@@ -332,21 +344,28 @@ impl Keeper {
             for ((prefix, (name, index)), count) in prefixes.iter().zip(indexes).zip(&mut counts) {
                 for part in index.keys(ObjectView { oid, document: &document }) {
                     let (entry, value) = encode::entry(prefix, &part, oid);
-                    let claim =
-                        index.is_unique().then(|| (claim_key(collection, name, &part), oid.as_bytes().to_vec()));
-                    for entry in [Some((entry, value.to_vec())), claim].into_iter().flatten() {
-                        bytes_held += size_of_val(&entry) + entry.0.capacity() + entry.1.capacity();
-                        entries.push(entry);
+                    let entry = (entry, value.to_vec());
+                    bytes_held += size_of_val(&entry) + entry.0.capacity() + entry.1.capacity();
+                    entries.push(entry);
+                    if index.is_unique() {
+                        let claim = Entry { key: claim_key(collection, name, &part), value: oid.as_bytes().to_vec() };
+                        bytes_held += size_of_val(&claim) + claim.key.capacity() + part.capacity() + name.len();
+                        claims.new.push(((*name).clone(), part, claim));
                     }
                     *count += 1;
                 }
             }
             if bytes_held >= RUN_BYTES {
+                self.claim_all(class, &mut claims, &mut entries)?;
                 self.put_all(&mut entries)?;
                 bytes_held = 0;
             }
         }
+        self.claim_all(class, &mut claims, &mut entries)?;
         self.put_all(&mut entries)?;
+        if let Some(more) = claims.duplicates.checked_sub(MOST_DUPLICATES).filter(|more| *more > 0) {
+            self.warn(format!("unique indexes of {} have {more} more values that several objects have", class.name()));
+        }
         let definitions: Vec<String> = indexes
             .iter()
             .map(|(_, index)| json!({ "definition": index.definition(class.version()) }).to_string())
@@ -359,6 +378,33 @@ impl Keeper {
         self.backend.write(&built, Durability::Durable)?;
         self.defined(keys.iter().map(String::as_str));
         Ok(counts)
+    }
+
+    /// Adds claims to what is written. A value that another object has already is left to that one, with a warning.
+    fn claim_all(&self, class: &Class, claims: &mut Claims, entries: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
+        let mut owners: HashMap<String, Vec<u8>> = HashMap::with_capacity(claims.new.len());
+        let is_first = !std::mem::replace(&mut claims.are_written, true);
+        for (index, part, Entry { key, value }) in claims.new.drain(..) {
+            let owner = match owners.get(&key) {
+                Some(owner) => Some(owner.clone()),
+                None if is_first => None,
+                None => self.backend.get(&key)?.map(|owner| owner.to_vec()),
+            };
+            let Some(owner) = owner else {
+                owners.insert(key, value);
+                continue;
+            };
+            claims.duplicates += 1;
+            if claims.duplicates <= MOST_DUPLICATES {
+                let [owner, other] = [owner, value].map(|oid| class.key(&String::from_utf8_lossy(&oid)));
+                let (name, value) = (class.name(), encode::decode(&part).unwrap_or_default());
+                self.warn(format!(
+                    "the unique index {name}.by.{index}: {value} belongs to {owner}, and {other} has it too; change one"
+                ));
+            }
+        }
+        entries.extend(owners);
+        Ok(())
     }
 
     /// The indexes of a class that count as there from its first object on.
@@ -436,12 +482,25 @@ impl Keeper {
         difference
     }
 
+    /// What is released of what belongs to whoever releases it: of a value that several objects had when the index was built,
+    /// only one has the claim.
+    fn owned<'a>(&self, difference: &'a Difference) -> Result<HashMap<&'a str, &'a Entry>> {
+        let mut owned = HashMap::with_capacity(difference.released.len());
+        for entry in &difference.released {
+            if self.backend.get(&entry.key)?.is_some_and(|owner| *owner == *entry.value) {
+                owned.insert(entry.key.as_str(), entry);
+            }
+        }
+        Ok(owned)
+    }
+
     /// The changes that come before that of the object, and those after it.
-    fn changes<'a>(difference: &'a Difference) -> (Vec<Change<'a>>, Vec<Change<'a>>) {
+    fn changes<'a>(
+        difference: &'a Difference,
+        released: &HashMap<&'a str, &'a Entry>,
+    ) -> (Vec<Change<'a>>, Vec<Change<'a>>) {
         let put = |entry: &'a Entry, expect| Change { key: &entry.key, value: Some(&entry.value), expect };
         let take = |entry: &'a Entry| Change { key: &entry.key, value: None, expect: Expect::Anything };
-        let released: HashMap<&str, &Entry> =
-            difference.released.iter().map(|entry| (entry.key.as_str(), entry)).collect();
         let mut claimed = HashSet::with_capacity(difference.claimed.len());
         let mut before = Vec::with_capacity(difference.claimed.len() + difference.added.len());
         for (_, _, entry) in &difference.claimed {
@@ -451,7 +510,7 @@ impl Keeper {
             before.push(put(entry, old.map_or(Expect::Absent, |old| Expect::Value(&old.value))));
         }
         before.extend(difference.added.iter().map(|entry| put(entry, Expect::Anything)));
-        let released = difference.released.iter().filter(|entry| !claimed.contains(entry.key.as_str()));
+        let released = released.values().copied().filter(|entry| !claimed.contains(entry.key.as_str()));
         let after = difference.removed.iter().chain(released).map(take);
         (before, after.collect())
     }
@@ -484,7 +543,8 @@ impl Keeper {
                 other: key::of(collection, &text(other)),
             });
         }
-        let (before, after) = Self::changes(difference);
+        let released = self.owned(difference)?;
+        let (before, after) = Self::changes(difference, &released);
         if self.is_shared {
             if !self.backend.is_atomic() && !difference.is_empty() {
                 self.note(durability)?;
@@ -502,7 +562,7 @@ impl Keeper {
             // answers are compared with the objects until the indexes are built again.
             self.verifies.store(true, Ordering::Release);
             if matches!(error, Error::Exists { .. } | Error::Absent { .. } | Error::Changed { .. }) {
-                self.give_back(difference)?;
+                self.give_back(difference, &released)?;
             }
             return Err(error);
         }
@@ -515,9 +575,7 @@ impl Keeper {
     }
 
     /// Gives the values of unique indexes back to whom they belonged before a write that was refused.
-    fn give_back(&self, difference: &Difference) -> Result<()> {
-        let released: HashMap<&str, &Entry> =
-            difference.released.iter().map(|entry| (entry.key.as_str(), entry)).collect();
+    fn give_back(&self, difference: &Difference, released: &HashMap<&str, &Entry>) -> Result<()> {
         let back: Vec<Change<'_>> = difference
             .claimed
             .iter()

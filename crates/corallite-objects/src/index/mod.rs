@@ -36,7 +36,8 @@ pub enum Indexing {
     NoAccents,
     /// Texts as [`keyword`] makes them.
     Keyword,
-    /// The words of texts, as [`keywords`] finds them, of at least so many characters.
+    /// The words of texts, as [`keywords`] finds them, of at least so many characters. A look-up of several words finds what
+    /// has all of them; those that are too short are left out of it.
     Keywords(usize),
     /// When the object was last changed, in seconds since 1970, whatever the index is called.
     UpdateTime,
@@ -82,7 +83,20 @@ impl Indexing {
         }
     }
 
-    /// The key that a query for a value looks up.
+    /// The keys that something has all of which has a value.
+    pub(crate) fn look_up(&self, value: &Value) -> Vec<Value> {
+        let words = match (self, value) {
+            // Words that are all too short are looked up nevertheless: a function of an index may find such.
+            (Self::Keywords(min_length), Value::String(text)) => match keywords([text], *min_length) {
+                words if words.is_empty() => keywords([text], 1),
+                words => words,
+            },
+            _ => Vec::new(),
+        };
+        if words.is_empty() { vec![self.query(value)] } else { words.into_iter().map(Value::from).collect() }
+    }
+
+    /// The key that a query for a value looks up, as one.
     pub(crate) fn query(&self, value: &Value) -> Value {
         match (self, value) {
             (Self::Normalize, Value::String(text)) => normalize(text).into(),
@@ -230,6 +244,14 @@ impl Index {
 
     /// The encoded keys of an object, in order, each once.
     pub(crate) fn keys(&self, view: ObjectView<'_>) -> Vec<String> {
+        let mut keys: Vec<String> = self.wholes(view).map(encode::cut).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// The same, as they would be in keys of any length.
+    fn wholes(&self, view: ObjectView<'_>) -> impl Iterator<Item = String> {
         let values = match &self.source {
             Source::Property(name) => match view.get(name) {
                 Some(value) => self.by.keys(value),
@@ -242,10 +264,7 @@ impl Index {
             Source::UpdateTime => view.update_time("oid").map(Value::from).into_iter().collect(),
             Source::Function(function) => function(view),
         };
-        let mut keys: Vec<String> = values.iter().map(encode::value).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys
+        values.into_iter().map(|value| encode::whole(&value))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Looking things up in an index.
 
+use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde_json::Value;
 
 use super::encode::{self, index_prefix};
@@ -74,22 +75,33 @@ pub struct Limits {
 }
 
 impl IndexView {
-    fn keys_of(&self, value: &Value) -> Range {
-        let part = encode::value(&self.index.indexing().query(value));
+    fn keys_of(&self, part: &str) -> Range {
         Range::prefix(&format!("{}{part}\0", self.prefix))
     }
 
     fn hits(&self, range: &Range) -> Result<Hits<'_>> {
-        Ok(Hits { view: self, entries: self.of.keeper.backend.entries_in(range)? })
+        let entries = self.of.keeper.backend.entries_in(range)?;
+        Ok(Hits { view: self, entries, also: Vec::new(), within: None, ahead: None, run: VecDeque::new() })
     }
 
-    /// The objects that have a value, by their ids.
+    /// The parts of the entries that an object with a value has all of. The first is the longest: of words that is, as a rule,
+    /// the rarest.
+    fn parts_of(&self, value: &Value) -> Vec<String> {
+        let mut parts: Vec<String> = self.index.indexing().look_up(value).iter().map(encode::value).collect();
+        parts.sort_by_key(|part| Reverse(part.len()));
+        parts
+    }
+
+    /// The objects that have a value, by their ids; of an index of [`Keywords`](super::Indexing::Keywords) those that have all
+    /// words of a text.
     ///
     /// # Errors
     ///
     /// What the backends report, now or while going on; so all the others.
     pub fn get(&self, value: impl Into<Value>) -> Result<Hits<'_>> {
-        self.hits(&self.keys_of(&value.into()))
+        let mut parts = self.parts_of(&value.into()).into_iter();
+        let first = parts.next().unwrap_or_default();
+        Ok(Hits { also: parts.collect(), ..self.hits(&self.keys_of(&first))? })
     }
 
     /// One of the objects that have a value, the first being number 0.
@@ -116,13 +128,15 @@ impl IndexView {
     ///
     /// As [`IndexView::get`].
     pub fn count(&self, value: impl Into<Value>) -> Result<u64> {
-        if self.of.keeper.verifies() {
-            return self.get(value)?.oids().try_fold(0, |count, oid| oid.map(|_| count + 1));
+        let value = value.into();
+        match self.parts_of(&value).as_slice() {
+            [part] if !self.of.keeper.verifies() => self.of.keeper.backend.count_in(&self.keys_of(part)),
+            _ => self.get(value)?.oids().try_fold(0, |count, oid| oid.map(|_| count + 1)),
         }
-        self.of.keeper.backend.count_in(&self.keys_of(&value.into()))
     }
 
-    /// The values there are, in order, each once. A text of more than some 480 bytes is cut, and ends with `…`.
+    /// The values there are, in order, each once. A text of more than some 480 bytes is cut, and ends with `…`; those that begin
+    /// alike are in no order then.
     ///
     /// # Errors
     ///
@@ -145,50 +159,108 @@ impl IndexView {
         }))
     }
 
-    /// Objects by their values, in order. An object that has several of them shows once for each.
+    /// Objects by their values, in order. An object that has several of them shows once for each. For the order of texts that
+    /// begin with the same 476 bytes their objects are read, and their ids held in memory.
     ///
     /// # Errors
     ///
     /// As [`IndexView::get`].
     pub fn list(&self, limits: &Limits) -> Result<impl Iterator<Item = Result<StoredObject>>> {
-        let range = self.range(limits.start.as_ref(), limits.end.as_ref(), limits.order);
-        Ok(self.hits(&range)?.take(limits.count.unwrap_or(usize::MAX)))
+        let (start, end) = (limits.start.as_ref(), limits.end.as_ref());
+        let within = Within {
+            start: start.map(|value| self.whole(value)),
+            end: end.map(|value| self.whole(value)),
+            prefix: String::new(),
+            is_reversed: limits.order == Order::Descending,
+        };
+        let hits = self.hits(&self.range(start, end, limits.order))?;
+        Ok(Hits { within: Some(within), ..hits }.take(limits.count.unwrap_or(usize::MAX)))
     }
 
-    /// The ids of objects by their values, in order.
+    /// The ids of objects by their values. Of other values than one there may be too many: the objects of texts that begin as
+    /// long limits do.
     pub(crate) fn oids_between(
         &self,
         start: Option<&Value>,
         end: Option<&Value>,
         order: Order,
     ) -> Result<impl Iterator<Item = Result<String>>> {
-        Ok(self.hits(&self.range(start, end, order))?.oids())
+        let range = match (start, end) {
+            (Some(start), Some(end)) if start == end => self.keys_of(&encode::cut(self.whole(start))),
+            _ => self.range(start, end, order),
+        };
+        Ok(self.hits(&range)?.oids())
     }
 
+    fn whole(&self, value: &Value) -> String {
+        encode::whole(&self.index.indexing().query(value))
+    }
+
+    /// What has all values between two, and of what is in order by its beginning only all that begins like them.
     fn range(&self, start: Option<&Value>, end: Option<&Value>, order: Order) -> Range {
-        let part = |value: &Value| encode::value(&self.index.indexing().query(value));
-        let from = start.map_or(self.prefix.clone(), |value| format!("{}{}\0", self.prefix, part(value)));
-        let whole = Range::prefix(&self.prefix);
-        // What begins with the value and a NUL has that value.
-        let to = end.map_or(whole.to, |value| Some(format!("{}{}\u{1}", self.prefix, part(value))));
+        let Range { mut from, mut to, .. } = Range::prefix(&self.prefix);
+        if let Some(start) = start.map(|value| self.whole(value)) {
+            from = match encode::beginning(&start) {
+                Some(beginning) => format!("{}{beginning}", self.prefix),
+                None => format!("{}{start}\0", self.prefix),
+            };
+        }
+        if let Some(end) = end.map(|value| self.whole(value)) {
+            to = match encode::beginning(&end) {
+                Some(beginning) => Range::prefix(&format!("{}{beginning}", self.prefix)).to,
+                // What begins with the value and a NUL has that value.
+                None => Some(format!("{}{end}\u{1}", self.prefix)),
+            };
+        }
         Range { from, to, is_reversed: order == Order::Descending }
     }
 
-    /// The objects that have a text that begins with this one, in the order of the texts.
+    /// The objects that have a text that begins with this one, in the order of the texts; see [`IndexView::list`]. Of an index of
+    /// [`Keywords`](super::Indexing::Keywords) those that have a word that does.
     ///
     /// # Errors
     ///
     /// As [`IndexView::get`].
     pub fn prefix(&self, text: &str) -> Result<Hits<'_>> {
-        let part = encode::value(&self.index.indexing().query(&text.into()));
-        self.hits(&Range::prefix(&format!("{}{part}", self.prefix)))
+        let prefix = self.whole(&text.into());
+        let begins = encode::beginning(&prefix).unwrap_or(&prefix);
+        let hits = self.hits(&Range::prefix(&format!("{}{begins}", self.prefix)))?;
+        Ok(Hits { within: Some(Within { prefix, ..Within::default() }), ..hits })
     }
 }
+
+/// Which values are listed, as they would be in keys of any length.
+#[derive(Default)]
+struct Within {
+    start: Option<String>,
+    end: Option<String>,
+    prefix: String,
+    is_reversed: bool,
+}
+
+impl Within {
+    fn has(&self, whole: &str) -> bool {
+        self.start.as_deref().is_none_or(|start| start <= whole)
+            && self.end.as_deref().is_none_or(|end| whole <= end)
+            && whole.starts_with(&self.prefix)
+    }
+}
+
+/// An entry: its value's part, and its oid.
+type Entry = (String, String);
 
 /// Objects that an index leads to.
 pub struct Hits<'a> {
     view: &'a IndexView,
     entries: Entries<'a>,
+    /// The parts of other entries that an object must have too.
+    also: Vec<String>,
+    /// Which values are meant, and that they are given in order; otherwise all entries are, as they come.
+    within: Option<Within>,
+    /// An entry that was read and not given yet.
+    ahead: Option<Entry>,
+    /// Entries whose values begin alike, in order.
+    run: VecDeque<Result<Entry>>,
 }
 
 impl<'a> Hits<'a> {
@@ -197,31 +269,102 @@ impl<'a> Hits<'a> {
         std::iter::from_fn(move || Some(self.step()?.map(|(_, oid)| oid)))
     }
 
-    /// The next entry that is true: its value's part, and its oid.
-    fn step(&mut self) -> Option<Result<(String, String)>> {
+    /// The next entry that is meant.
+    fn step(&mut self) -> Option<Result<Entry>> {
+        let Some(within) = self.within.take() else { return self.entry() };
+        let next = self.step_within(&within);
+        self.within = Some(within);
+        next
+    }
+
+    fn step_within(&mut self, within: &Within) -> Option<Result<Entry>> {
+        loop {
+            if let Some(next) = self.run.pop_front() {
+                return Some(next);
+            }
+            let (part, oid) = match self.ahead.take().map(Ok).or_else(|| self.entry())? {
+                Ok(entry) => entry,
+                Err(error) => return Some(Err(error)),
+            };
+            match encode::beginning(&part).map(str::to_owned) {
+                None if within.has(&part) => return Some(Ok((part, oid))),
+                None => {}
+                Some(beginning) => self.read_run(&beginning, (part, oid), within),
+            }
+        }
+    }
+
+    /// Reads the entries that begin like one, and puts them in the order of their values.
+    fn read_run(&mut self, beginning: &str, first: Entry, within: &Within) {
+        let (mut found, mut next) = (Vec::new(), Some(Ok(first)));
+        while let Some(entry) = next {
+            match entry {
+                Ok((part, oid)) if encode::beginning(&part) == Some(beginning) => match self.whole_of(&part, &oid) {
+                    // What was changed since the entry was read is no answer.
+                    Ok(whole) => found.extend(whole.filter(|whole| within.has(whole)).map(|whole| (whole, oid, part))),
+                    Err(error) => self.run.push_back(Err(error)),
+                },
+                Ok(other) => {
+                    self.ahead = Some(other);
+                    break;
+                }
+                Err(error) => self.run.push_back(Err(error)),
+            }
+            next = self.entry();
+        }
+        found.sort_unstable();
+        if within.is_reversed {
+            found.reverse();
+        }
+        self.run.extend(found.into_iter().map(|(_, oid, part)| Ok((part, oid))));
+    }
+
+    /// The next entry that is true, and whose object has the others too.
+    fn entry(&mut self) -> Option<Result<Entry>> {
         loop {
             let (key, value) = match self.entries.next()? {
                 Ok(entry) => entry,
                 Err(error) => return Some(Err(error)),
             };
             let Some((part, oid)) = encode::split(&self.view.prefix, &key, &value) else { continue };
-            if self.view.of.keeper.verifies() {
-                match self.holds(part, oid) {
-                    Ok(true) => {}
-                    Ok(false) => continue,
-                    Err(error) => return Some(Err(error)),
-                }
+            match self.is_answer(part, oid) {
+                Ok(true) => return Some(Ok((part.to_owned(), oid.to_owned()))),
+                Ok(false) => {}
+                Err(error) => return Some(Err(error)),
             }
-            return Some(Ok((part.to_owned(), oid.to_owned())));
         }
     }
 
-    fn holds(&self, part: &str, oid: &str) -> Result<bool> {
+    fn is_answer(&self, part: &str, oid: &str) -> Result<bool> {
+        let IndexView { of, prefix, .. } = self.view;
+        for other in &self.also {
+            if !of.keeper.backend.has(&encode::entry(prefix, other, oid).0)? {
+                return Ok(false);
+            }
+        }
+        if !of.keeper.verifies() {
+            return Ok(true);
+        }
+        let keys: Vec<String> = self.wholes(oid)?.into_iter().map(encode::cut).collect();
+        Ok(std::iter::once(part)
+            .chain(self.also.iter().map(String::as_str))
+            .all(|part| keys.iter().any(|key| key == part)))
+    }
+
+    /// The whole of an entry's value; `None` if its object does not have it (any more).
+    fn whole_of(&self, part: &str, oid: &str) -> Result<Option<String>> {
+        if !encode::is_cut(part) {
+            return Ok(Some(part.to_owned()));
+        }
+        Ok(self.wholes(oid)?.into_iter().find(|whole| encode::cut(whole.clone()) == part))
+    }
+
+    /// The values that an object has now; none if it is not there.
+    fn wholes(&self, oid: &str) -> Result<Vec<String>> {
         let ObjectIndexes { shared, class, .. } = &self.view.of;
-        let bytes: Option<Bytes> = shared.backend.get(&class.key(oid))?;
-        let Some(bytes) = bytes else { return Ok(false) };
+        let Some(bytes) = shared.backend.get(&class.key(oid))? else { return Ok(Vec::new()) };
         let document = Document::from_bytes(class, oid, &bytes, &|| shared.backend.location())?;
-        Ok(self.view.index.keys(ObjectView { oid, document: &document }).iter().any(|key| key == part))
+        Ok(self.view.index.wholes(ObjectView { oid, document: &document }).collect())
     }
 }
 

@@ -4,10 +4,11 @@ use std::cmp::Ordering;
 
 use serde_json::Value;
 
-use super::compare_as;
-use crate::class::Class;
+use super::{compare_as, has_times};
+use crate::class::{Class, is_name};
 use crate::error::{Error, Result};
 use crate::index::ObjectView;
+use crate::types::{Type, is_point_in_time};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Condition {
@@ -47,7 +48,10 @@ impl Condition {
             Self::True => Ok(()),
             Self::And(all) | Self::Or(all) => all.iter().try_for_each(|one| one.check(class)),
             Self::Not(one) => one.check(class),
-            Self::Compare(Comparison { name, .. }) => check_name(class, name),
+            Self::Compare(comparison) => {
+                check_name(class, &comparison.name)?;
+                comparison.check(class)
+            }
         }
     }
 
@@ -68,7 +72,7 @@ pub(super) fn check_name(class: &Class, name: &str) -> Result<()> {
         let class = class.name();
         return Err(Error::Usage(format!("{class}.{name} holds passwords, which nothing is compared with")));
     }
-    if class.has(name) || class.is_open || matches!(name, "oid" | "updated") {
+    if class.has(name) || class.is_open && is_name(name) || matches!(name, "oid" | "updated") {
         return Ok(());
     }
     let known = class.properties().keys().chain(class.relations().keys()).map(String::as_str);
@@ -90,6 +94,13 @@ pub(super) fn values_of(class: &Class, view: ObjectView<'_>, name: &str) -> Vec<
     }
 }
 
+/// The first value of a field within a property.
+pub(super) fn first_within(class: &Class, view: ObjectView<'_>, name: &str, fields: &[String]) -> Value {
+    let values = values_of(class, view, name);
+    let values = fields.iter().fold(values.iter().collect(), |values, field| within(values, field));
+    values.first().map(|value| (*value).clone()).unwrap_or_default()
+}
+
 fn within<'a>(values: Vec<&'a Value>, field: &str) -> Vec<&'a Value> {
     let found = values.into_iter().filter_map(|value| value.get(field));
     found
@@ -101,6 +112,22 @@ fn within<'a>(values: Vec<&'a Value>, field: &str) -> Vec<&'a Value> {
 }
 
 impl Comparison {
+    /// A time is compared with times: anything else would be found nowhere, or be no order.
+    fn check(&self, class: &Class) -> Result<()> {
+        let of = class.properties().get(&self.name).map(|property| &property.of);
+        let is_time = matches!(of, Some(Type::Date | Type::Time | Type::DateTime)) && self.fields.is_empty();
+        let is_order = !matches!(self.operator, Operator::Contains | Operator::IsNull | Operator::IsTrue);
+        let wrong = |value: &&Value| value.as_str().is_none_or(|text| !is_point_in_time(text)) && !value.is_null();
+        match self.values.iter().find(wrong).filter(|_| is_time && is_order) {
+            None => Ok(()),
+            Some(value) => Err(Error::Usage(format!(
+                "{}.{} is compared with times, as \"2026-01-31\" or \"2026-01-31T12:00:00Z\", not with {value}",
+                class.name(),
+                self.name
+            ))),
+        }
+    }
+
     fn is_true(&self, class: &Class, view: ObjectView<'_>) -> bool {
         let values = values_of(class, view, &self.name);
         let values = self.fields.iter().fold(values.iter().collect(), |values, field| within(values, field));
@@ -119,11 +146,14 @@ impl Comparison {
         if !is_alike {
             return false;
         }
-        let order = if self.fields.is_empty() {
-            compare_as(class, &self.name, value, wanted)
-        } else {
-            crate::types::compare(value, wanted)
-        };
+        // Where there can be both, a time is not compared with another text.
+        if let (Some(one), Some(other), true) =
+            (value.as_str(), wanted.as_str(), has_times(class, &self.name, &self.fields))
+            && is_point_in_time(one) != is_point_in_time(other)
+        {
+            return false;
+        }
+        let order = compare_as(class, &self.name, &self.fields, value, wanted);
         match self.operator {
             Operator::Equal | Operator::In => order == Ordering::Equal,
             Operator::Less => order == Ordering::Less,

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A list has a value if one of its items has. `!=` is true for what has no value. Numbers, texts and times are compared with
-//! their like only. An index is used where one answers a part of the condition; every answer is compared with the whole.
+//! their like only; times, also within the types of lists and the like, as points in time. An index is used where one answers a part of the condition; every answer is compared with the whole.
 
 mod condition;
 mod parse;
@@ -31,9 +31,9 @@ use crate::index::{Index, IndexView, Indexing, ObjectIndexes, ObjectView, Order}
 use crate::key;
 use crate::object::StoredObject;
 use crate::storage::{ObjectStorage, Shared};
-use crate::types::{Type, compare};
+use crate::types::{compare, compare_times, is_date};
 
-use condition::{Comparison, Condition, Operator, values_of};
+use condition::{Comparison, Condition, Operator, first_within};
 
 /// A query that is being put together.
 ///
@@ -60,8 +60,24 @@ pub struct Query {
     shared: Arc<Shared>,
     class: Arc<Class>,
     condition: Condition,
-    sort: Vec<(String, Order)>,
+    sort: Vec<Sort>,
     limit: Option<usize>,
+}
+
+/// What is sorted by.
+#[derive(Clone, Debug)]
+struct Sort {
+    name: String,
+    /// The fields of the property's value, outermost first.
+    fields: Vec<String>,
+    order: Order,
+}
+
+impl fmt::Display for Sort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        self.fields.iter().try_for_each(|field| write!(f, ".{field}"))
+    }
 }
 
 /// How a query is answered.
@@ -119,14 +135,16 @@ impl ObjectStorage {
 }
 
 impl Query {
-    /// Sorts by a property, from its smallest value on, with a `-` before it from its greatest; after what it is sorted by
+    /// Sorts by a property, or a field of one (`metrics.loss`), from its smallest value on, with a `-` before it from its greatest; after what it is sorted by
     /// already. Objects without a value come last. Equals are in the order of their ids.
     pub fn sort(mut self, by: &str) -> Self {
         let (name, order) = match by.strip_prefix('-') {
             Some(name) => (name, Order::Descending),
             None => (by, Order::Ascending),
         };
-        self.sort.push((name.to_owned(), order));
+        let mut fields = name.split('.').map(str::to_owned);
+        let name = fields.next().unwrap_or_default();
+        self.sort.push(Sort { name, fields: fields.collect(), order });
         self
     }
 
@@ -160,7 +178,7 @@ impl Query {
         }
         if !self.sort.is_empty() {
             let sign = |order: &Order| if *order == Order::Descending { "-" } else { "" };
-            let names: Vec<String> = self.sort.iter().map(|(name, order)| format!("{}{name}", sign(order))).collect();
+            let names: Vec<String> = self.sort.iter().map(|by| format!("{}{by}", sign(&by.order))).collect();
             rest.push(format!("sorted by {}", names.join(", ")));
         }
         let steps = accesses.iter().flatten().map(|access| Step {
@@ -171,23 +189,35 @@ impl Query {
         (Plan { steps: steps.collect(), is_scan: accesses.is_none(), rest }, accesses)
     }
 
-    /// The stored objects that it is true of, with their ids.
-    fn matches(&self) -> Result<Vec<(String, Document)>> {
-        for (name, _) in &self.sort {
+    /// The ids of the stored objects that it is true of; for those that are damaged an error: in its place, and where it is
+    /// sorted at the end.
+    fn matches(&self) -> Result<Vec<Result<String>>> {
+        for Sort { name, .. } in &self.sort {
             condition::check_name(&self.class, name)?;
         }
         if self.limit == Some(0) {
             return Ok(Vec::new());
         }
         let (backend, location) = (&self.shared.backend, || self.shared.backend.location());
-        let mut found = Vec::new();
-        let enough = |found: &Vec<_>| self.sort.is_empty() && self.limit.is_some_and(|limit| found.len() >= limit);
-        let mut look = |oid: &str, bytes: &[u8]| -> Result<bool> {
-            let document = Document::from_bytes(&self.class, oid, bytes, &location)?;
-            if self.condition.is_true(&self.class, ObjectView { oid, document: &document }) {
-                found.push((oid.to_owned(), document));
+        // With the values that it is sorted by.
+        let mut found: Vec<Result<(Vec<Value>, String)>> = Vec::new();
+        let mut left = if self.sort.is_empty() { self.limit } else { None };
+        // Says whether that was enough.
+        let mut look = |oid: &str, bytes: &[u8]| -> bool {
+            let document = match Document::from_bytes(&self.class, oid, bytes, &location) {
+                Ok(document) => document,
+                Err(error) => {
+                    found.push(Err(error));
+                    return false;
+                }
+            };
+            let view = ObjectView { oid, document: &document };
+            if self.condition.is_true(&self.class, view) {
+                let value = |Sort { name, fields, .. }: &Sort| first_within(&self.class, view, name, fields);
+                found.push(Ok((self.sort.iter().map(value).collect(), oid.to_owned())));
+                left = left.map(|left| left.saturating_sub(1));
             }
-            Ok(enough(&found))
+            left == Some(0)
         };
         match self.plan().1 {
             Some(accesses) => {
@@ -199,7 +229,7 @@ impl Query {
                 }
                 for oid in oids {
                     if let Some(bytes) = backend.get(&self.class.key(&oid))?
-                        && look(&oid, &bytes)?
+                        && look(&oid, &bytes)
                     {
                         break;
                     }
@@ -209,47 +239,63 @@ impl Query {
                 for entry in backend.entries_in(&Range::prefix(&key::prefix(self.class.collection())))? {
                     let (key, bytes) = entry?;
                     if let Some((_, oid)) = key::split(&key)
-                        && look(oid, &bytes)?
+                        && look(oid, &bytes)
                     {
                         break;
                     }
                 }
             }
         }
-        if !self.sort.is_empty() {
-            let by = |(oid, document): &(String, Document)| -> Vec<Value> {
-                let view = ObjectView { oid, document };
-                self.sort
-                    .iter()
-                    .map(|(name, _)| values_of(&self.class, view, name).into_iter().next().unwrap_or_default())
-                    .collect()
-            };
-            let mut sorted: Vec<_> = found.into_iter().map(|one| (by(&one), one)).collect();
-            sorted.sort_by(|(one, _), (other, _)| {
-                let orders = one.iter().zip(other).zip(&self.sort).map(|((one, other), (name, order))| {
+        if self.sort.is_empty() {
+            return Ok(found.into_iter().map(|one| one.map(|(_, oid)| oid)).collect());
+        }
+        let (mut sorted, mut damaged) = (Vec::with_capacity(found.len()), Vec::new());
+        for one in found {
+            match one {
+                Ok(one) => sorted.push(one),
+                Err(error) => damaged.push(Err(error)),
+            }
+        }
+        sorted.sort_by(|(one, _), (other, _)| {
+            let orders =
+                one.iter().zip(other).zip(&self.sort).map(|((one, other), Sort { name, fields, order })| {
                     match (one.is_null(), other.is_null()) {
-                        (false, false) if *order == Order::Descending => compare_as(&self.class, name, other, one),
-                        (false, false) => compare_as(&self.class, name, one, other),
+                        (false, false) if *order == Order::Descending => {
+                            compare_as(&self.class, name, fields, other, one)
+                        }
+                        (false, false) => compare_as(&self.class, name, fields, one, other),
                         (one, other) => one.cmp(&other),
                     }
                 });
-                orders.into_iter().find(|order| order.is_ne()).unwrap_or(std::cmp::Ordering::Equal)
-            });
-            found = sorted.into_iter().map(|(_, one)| one).collect();
-            found.truncate(self.limit.unwrap_or(usize::MAX));
-        }
-        Ok(found)
+            orders.into_iter().find(|order| order.is_ne()).unwrap_or(std::cmp::Ordering::Equal)
+        });
+        sorted.truncate(self.limit.unwrap_or(usize::MAX));
+        Ok(sorted.into_iter().map(|(_, oid)| Ok(oid)).chain(damaged).collect())
     }
 
-    /// The objects, as they are stored.
+    /// The objects of which it is true as they are stored. An object that somebody has, with changes that are not saved, is given
+    /// with these. [`Query::each`] gives those that are not damaged, too, when one is.
     ///
     /// # Errors
     ///
     /// What the backends report, and the first damaged object that is looked at.
     pub fn run(&self) -> Result<Vec<StoredObject>> {
-        let found = self.matches()?;
+        self.each()?.collect()
+    }
+
+    /// The objects, each loaded when it is come to, and an error for each damaged one that is looked at: in its place, or at the
+    /// end of those that are sorted. It counts for no [limit](Query::limit).
+    ///
+    /// # Errors
+    ///
+    /// What the backends report.
+    pub fn each(&self) -> Result<impl Iterator<Item = Result<StoredObject>> + use<>> {
+        let (shared, class) = (Arc::clone(&self.shared), Arc::clone(&self.class));
         // One that is removed meanwhile is left out.
-        found.into_iter().filter_map(|(oid, _)| self.shared.load(&self.class, &oid).transpose()).collect()
+        Ok(self.matches()?.into_iter().filter_map(move |oid| match oid {
+            Ok(oid) => shared.load(&class, &oid).transpose(),
+            Err(error) => Some(Err(error)),
+        }))
     }
 
     /// How many there are.
@@ -258,22 +304,28 @@ impl Query {
     ///
     /// As [`Query::run`].
     pub fn count(&self) -> Result<usize> {
-        Ok(self.matches()?.len())
+        self.matches()?.into_iter().try_fold(0, |count, one| one.map(|_| count + 1))
     }
 }
 
-/// The order of two values of a property; of times as such.
-fn compare_as(class: &Class, name: &str, one: &Value, other: &Value) -> std::cmp::Ordering {
-    if let (Some(one), Some(other), true) = (one.as_str(), other.as_str(), is_time(class, name)) {
-        return crate::types::time_order(one).cmp(&crate::types::time_order(other));
-    }
-    compare(one, other)
+/// The order of two values of a property, or of a field within it; of times as points in time.
+fn compare_as(class: &Class, name: &str, fields: &[String], one: &Value, other: &Value) -> std::cmp::Ordering {
+    if has_times(class, name, fields) { compare_times(one, other) } else { compare(one, other) }
 }
 
-/// Whether a property holds times, which are not in the order of their texts.
-fn is_time(class: &Class, name: &str) -> bool {
-    let of = class.properties().get(name).map(|property| &property.of);
-    matches!(of, Some(Type::DateTime | Type::Time))
+/// Whether a property, or a field within it, has dates or times.
+fn has_times(class: &Class, name: &str, fields: &[String]) -> bool {
+    class.properties().get(name).is_some_and(|property| property.of.has_times(fields))
+}
+
+/// Whether a property is compared with these values as an index does it. Times that are equal can be written otherwise; only
+/// dates are in the order of their texts, and only among themselves.
+fn is_as_indexed(class: &Class, comparison: &Comparison) -> bool {
+    let of = class.properties().get(&comparison.name).map(|property| &property.of);
+    of.is_none_or(|of| {
+        let are_dates = || comparison.values.iter().all(|value| value.as_str().is_some_and(is_date));
+        !of.has_times(&[]) || of.has_dates_only() && are_dates()
+    })
 }
 
 /// A part of an index that has all objects a condition can be true of.
@@ -315,9 +367,9 @@ fn access_of(of: &ObjectIndexes, comparison: &Comparison) -> Option<Vec<Access>>
         index.property() == Some(comparison.name.as_str())
             && if exactly { *by == Indexing::Value } else { finds_equals }
     };
-    // Times are equal that are written otherwise; relations are compared by ids, and indexed by keys.
+    // Relations are compared by ids, and indexed by keys.
     if !comparison.fields.is_empty()
-        || is_time(&of.class, &comparison.name)
+        || !is_as_indexed(&of.class, comparison)
         || of.class.relations().contains_key(&comparison.name)
     {
         return None;
@@ -326,11 +378,6 @@ fn access_of(of: &ObjectIndexes, comparison: &Comparison) -> Option<Vec<Access>>
     let is_usable = |name: &str| of.by(name).is_ok();
     let mut indexes = of.class.indexes.iter();
     let (name, _) = indexes.find(|(name, index)| is_over(index, exactly) && is_usable(name))?;
-    // Longer texts are in the index by their beginnings only, and not in order beyond.
-    let is_range = !matches!(comparison.operator, Operator::Equal | Operator::In);
-    if is_range && comparison.values.iter().any(|value| value.as_str().is_some_and(|text| text.len() > 400)) {
-        return None;
-    }
     let make = |from: Option<&Value>, to: Option<&Value>| {
         Some(Access { name: name.clone(), view: of.by(name).ok()?, from: from.cloned(), to: to.cloned() })
     };

@@ -78,7 +78,9 @@ impl<T: Stored> Object<T> {
     }
 
     /// Changes it by changing its struct, with nobody else changing it meanwhile; gives what the function gives. Only what
-    /// became another value is changed. It is kept when the object is saved. The function must not use this object.
+    /// became another value is changed. It is kept when the object is saved. The function must not use this object, which is
+    /// locked; and no others either, for two threads that each change one and use the other wait for ever. Saving and removing,
+    /// of anything, is refused within it with [`Error::Usage`](crate::Error::Usage).
     ///
     /// # Errors
     ///

@@ -261,6 +261,15 @@ impl<T: Stored> TypedQuery<T> {
         Ok(self.query.run()?.into_iter().map(Object::new).collect())
     }
 
+    /// The objects, and an error for each damaged one: [`Query::each`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Query::each`].
+    pub fn each(&self) -> Result<impl Iterator<Item = Result<Object<T>>> + use<T>> {
+        Ok(self.query.each()?.map(|object| object.map(Object::new)))
+    }
+
     /// How many there are.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Number, Value};
 
-use super::{Type, Violation, compare, password, time};
+use super::{Type, Violation, compare, compare_times, password, time};
 use crate::key;
 
 /// How deep a value may be nested; deeper ones are refused rather than recursed into.
@@ -99,13 +99,8 @@ impl Type {
             }
             (Self::Range(low, high, of), _) => {
                 let value = of.check(value, is_new, depth + 1)?;
-                let is_inside = match of.as_ref() {
-                    Self::Date | Self::Time | Self::DateTime => {
-                        let of_text = |value: &Value| value.as_str().map(time::order).unwrap_or_default();
-                        (of_text(low)..=of_text(high)).contains(&of_text(&value))
-                    }
-                    _ => compare(low, &value).is_le() && compare(&value, high).is_le(),
-                };
+                let order = if of.has_times(&[]) { compare_times } else { compare };
+                let is_inside = order(low, &value).is_le() && order(&value, high).is_le();
                 return if is_inside { Ok(value) } else { Err(self.refuse(&value)) };
             }
             _ => false,

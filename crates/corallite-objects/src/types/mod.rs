@@ -32,7 +32,7 @@ pub use password::verify as verify_password;
 #[cfg(feature = "sanitize")]
 pub use sanitize::sanitize;
 pub use time::date_time;
-pub(crate) use time::order as time_order;
+pub(crate) use time::is_date;
 
 /// What a property may hold.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,7 +87,7 @@ pub enum Type {
     /// An object of a collection, by its id or as `{"oid": …, "type": …}`, kept in the second form. Nothing looks whether
     /// it exists: that is what relations are for.
     Reference(String),
-    /// A value of a type between two others, these included: numbers, texts or times.
+    /// A value of a type between two others, these included: numbers, texts, or times, which are compared as points in time.
     Range(Value, Value, Box<Type>),
 }
 
@@ -127,6 +127,30 @@ impl Type {
         Self::Range(low.into(), high.into(), Box::new(of))
     }
 
+    /// Whether texts that it allows, or that it allows in these fields of maps, are dates or times, which are compared as points
+    /// in time: its own, or those of the types it is made of.
+    pub(crate) fn has_times(&self, fields: &[String]) -> bool {
+        match self {
+            Self::Date | Self::Time | Self::DateTime => fields.is_empty(),
+            Self::List(of) | Self::Range(_, _, of) => of.has_times(fields),
+            Self::Tuple(types) | Self::OneOf(types) => types.iter().any(|of| of.has_times(fields)),
+            Self::Map(types) => fields
+                .split_first()
+                .is_some_and(|(field, rest)| types.iter().any(|(name, of)| name == field && of.has_times(rest))),
+            _ => false,
+        }
+    }
+
+    /// Whether it allows no texts but dates, which are in the order of their texts.
+    pub(crate) fn has_dates_only(&self) -> bool {
+        match self {
+            Self::Date => true,
+            Self::List(of) | Self::Range(_, _, of) => of.has_dates_only(),
+            Self::OneOf(types) => types.iter().all(Self::has_dates_only),
+            _ => false,
+        }
+    }
+
     /// Whether values of it are, or hold, passwords: these are never exported.
     pub fn is_secret(&self) -> bool {
         match self {
@@ -161,6 +185,30 @@ impl fmt::Display for Violation {
 
 /// The order of two values in ranges and indexes: null, booleans, numbers, texts, then everything else by its JSON.
 pub fn compare(one: &Value, other: &Value) -> Ordering {
+    compare_by(one, other, &|one, other| one.cmp(other))
+}
+
+/// The same order, where texts that are dates or times come as points in time, before all other texts.
+pub(crate) fn compare_times(one: &Value, other: &Value) -> Ordering {
+    compare_by(one, other, &|one, other| match (time::order(one), time::order(other)) {
+        (Some(one), Some(other)) => one.cmp(&other),
+        (None, None) => one.cmp(other),
+        (one, _) => {
+            if one.is_some() {
+                Ordering::Less
+            } else {
+                Ordering::Greater
+            }
+        }
+    })
+}
+
+/// Whether a text is a date or a time.
+pub(crate) fn is_point_in_time(text: &str) -> bool {
+    time::order(text).is_some()
+}
+
+fn compare_by(one: &Value, other: &Value, texts: &dyn Fn(&str, &str) -> Ordering) -> Ordering {
     fn class(value: &Value) -> u8 {
         match value {
             Value::Null => 0,
@@ -174,9 +222,10 @@ pub fn compare(one: &Value, other: &Value) -> Ordering {
     match (one, other) {
         (Value::Bool(one), Value::Bool(other)) => one.cmp(other),
         (Value::Number(one), Value::Number(other)) => compare_numbers(one, other),
-        (Value::String(one), Value::String(other)) => one.cmp(other),
+        (Value::String(one), Value::String(other)) => texts(one, other),
         (Value::Array(one), Value::Array(other)) => {
-            let unequal = one.iter().zip(other).map(|(one, other)| compare(one, other)).find(|order| order.is_ne());
+            let unequal =
+                one.iter().zip(other).map(|(one, other)| compare_by(one, other, texts)).find(|order| order.is_ne());
             unequal.unwrap_or_else(|| one.len().cmp(&other.len()))
         }
         (one, other) => class(one).cmp(&class(other)).then_with(|| one.to_string().cmp(&other.to_string())),

@@ -3,7 +3,7 @@
 use jiff::civil::{Date, DateTime, Time};
 use jiff::{Timestamp, tz};
 
-pub(super) fn is_date(text: &str) -> bool {
+pub(crate) fn is_date(text: &str) -> bool {
     // A parser of dates takes the date of a longer text as well.
     text.len() == 10 && text.parse::<Date>().is_ok()
 }
@@ -28,7 +28,7 @@ pub fn date_time(nanos: u64) -> String {
 
 /// What dates, times, and dates with times are ordered by, nanoseconds; those without an offset as if they were UTC. `None`
 /// for any other text.
-pub(crate) fn order(text: &str) -> Option<i128> {
+pub(super) fn order(text: &str) -> Option<i128> {
     if is_date(text) {
         let date: Date = text.parse().ok()?;
         return civil(date.at(0, 0, 0, 0));
