@@ -13,7 +13,7 @@ use std::sync::Arc;
 use common::{Outcome, Random};
 use corallite::file::{CrashImage, LossMode, Mode, Options, SimulatedDisk, Storage};
 use corallite::links::LinksOptions;
-use corallite::objects::{Class, Indexing, Reference, Type};
+use corallite::objects::{BackendExt, Class, Indexing, Reference, Type};
 use corallite::weights::{Dtype, Hdf5Options, Unwatched, WeightStore, WeightTensor};
 use corallite::{E, Error, FILE, Store};
 use serde_json::json;
@@ -357,4 +357,40 @@ fn a_transaction_within_another_is_refused_and_the_outer_one_goes_on() {
     drop(store);
     let store = open(&disk, Mode::Read).unwrap();
     assert!(store.transaction(|_| Ok::<_, Error>(())).unwrap_err().to_string().contains("read"));
+}
+
+#[test]
+fn a_transaction_within_one_of_the_links_is_refused_before_it_begins() {
+    let disk = SimulatedDisk::new();
+    let store = open(&disk, Mode::Append).unwrap();
+    let links = store.links().unwrap();
+    let begun = links.begin().unwrap();
+    let refused = store.transaction(|tx| tx.links().insert(E::new(1), E::new(2)).map(drop)).unwrap_err();
+    assert!(refused.to_string().contains("within one of the links"), "{refused}");
+    drop(begun);
+    store.transaction(|tx| tx.links().insert(E::new(1), E::new(2)).map(drop)).unwrap();
+    links.delete((E::new(1), E::new(2))).unwrap();
+    store.close().unwrap();
+    assert!(open(&disk, Mode::Read).unwrap().links().unwrap().get(E::new(1)).unwrap().is_empty());
+}
+
+#[test]
+fn what_outlives_its_transaction_says_so_and_reads_nothing_of_it() {
+    let disk = SimulatedDisk::new();
+    let store = open(&disk, Mode::Append).unwrap();
+    let backend = store.objects_backend().unwrap();
+    let mut kept = None;
+    let failed: Result<(), Error> = store.transaction(|tx| {
+        for number in 0..3000 {
+            tx.objects().create_with_oid("Run", &format!("{number:05}"), json!({"loss": 1}))?.save()?;
+        }
+        let mut keys = backend.keys("Run.")?;
+        assert_eq!(keys.next().unwrap()?, "Run.00000");
+        kept = Some(keys);
+        Err(Error::from(corallite::weights::Error::Cancelled))
+    });
+    assert!(failed.is_err());
+    let error = kept.unwrap().find_map(Result::err).expect("the transaction is over");
+    assert!(error.to_string().contains("over"), "{error}");
+    assert_eq!(backend.keys("Run.").unwrap().count(), 0);
 }

@@ -58,6 +58,13 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
     assert!(refused("set models.h5 nobody loss=1", 6).contains("nobody"));
     assert!(refused("set models.h5 base tags=3", 2).contains("tags"));
     refused("tag models.h5 nobody best", 6);
+    refused("set models.h5 base parent=base", 2);
+    refused("set models.h5 base loss=NaN", 2);
+    assert!(refused("find models.h5 Checkpoint created>'yesterday'", 2).contains("2026-01-31"));
+    refused("find models.h5 Checkpoint --sort -", 2);
+    refused("put-file models.h5 .", 3);
+    refused("put-file models.h5 /dev/zero", 3);
+    refused("put-file models.h5 models.h5", 2);
     assert!(refused("find models.h5 Nothing", 2).contains("Checkpoint"));
     assert!(refused("find models.h5 Checkpoint loss<", 2).contains("character"));
     assert!(refused("get-file models.h5 nothing -o out", 6).contains("nothing"));
@@ -127,4 +134,45 @@ fn objects_go_out_and_in_again() {
     std::fs::write(bench.path("bad.jsonl"), "{\"type\":\"Run\",\"oid\":\"b\"}\n{\"loss\":1}\n").unwrap();
     assert!(bench.run(["import-objects", "models.h5", "bad.jsonl"]).refused(3).contains("line 2"));
     assert!(bench.run(["export-objects", "models.h5", "--class", "Nothing"]).refused(2).contains("Run"));
+}
+
+#[test]
+fn what_was_said_is_sorted_by_shown_and_listed() {
+    let bench = with_three();
+    for (name, accuracy) in [("base", 0.5), ("run-1", 0.9), ("run-2", 0.7)] {
+        bench.run(["set", "models.h5", name, &format!("metrics.accuracy={accuracy}")]).ok();
+    }
+    let found = bench.run("find models.h5 Checkpoint --sort -metrics.accuracy --json".split(' ')).json();
+    let names: Vec<&str> = found.as_array().unwrap().iter().map(|object| object["oid"].as_str().unwrap()).collect();
+    assert_eq!(names, ["run-1", "run-2", "base"]);
+    let shown = bench.run(["show", "models.h5", "run-1", "--json"]).json();
+    assert_eq!((&shown["properties"]["tags"], &shown["properties"]["loss"]), (&json!(["best", "small"]), &json!(1.5)));
+    assert!(bench.run(["show", "models.h5", "run-1"]).ok().contains("tags: best, small"));
+    std::fs::write(bench.path("card.md"), "# Card").unwrap();
+    bench.run("put-file models.h5 card.md --set license=mit".split(' ')).ok();
+    let listed = bench.run(["ls", "models.h5", "--files", "--json"]).json();
+    assert_eq!(
+        (&listed["files"][0]["name"], &listed["files"][0]["meta"]),
+        (&json!("card.md"), &json!({"license": "mit"}))
+    );
+    assert!(bench.run(["ls", "models.h5", "--files"]).ok().contains("card.md"));
+}
+
+#[test]
+fn a_checkpoint_that_objects_of_others_need_is_not_removed() {
+    let bench = with_three();
+    let declaration = json!({
+        "@class": "Report", "collection": "Report",
+        "declaration": {"name": "Report", "properties": {}, "indexes": {},
+            "relations": {"model": {"targets": ["Checkpoint"], "many": false, "on_remove": "Refuse"}}},
+    });
+    let report = json!({"type": "Report", "oid": "r", "model": {"oid": "base", "type": "Checkpoint"}});
+    std::fs::write(bench.path("in.jsonl"), format!("{declaration}\n{report}\n")).unwrap();
+    bench.run(["import-objects", "models.h5", "in.jsonl"]).ok();
+    assert!(bench.run(["rm", "models.h5", "base"]).refused(6).contains("Report.r"));
+    assert_eq!(bench.checkpoints(), ["base", "run-1", "run-2"]);
+    for class in ["File", "weight"] {
+        std::fs::write(bench.path("in.jsonl"), json!({"type": class, "oid": "x"}).to_string()).unwrap();
+        assert!(bench.run(["import-objects", "models.h5", "in.jsonl"]).refused(3).contains("no class of objects"));
+    }
 }
