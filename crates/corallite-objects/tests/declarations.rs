@@ -1,6 +1,5 @@
 //! Programs that do not declare what others do: they read it, and what they save is found by those.
 #![allow(clippy::unwrap_used)] // the workspace lints exempt test functions, but not their helpers
-#![allow(clippy::unwrap_used)] // the workspace lints exempt test functions, but not their helpers
 
 use std::sync::Arc;
 
