@@ -9,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
-use crate::backend::{Change, Durability};
+use crate::backend::{BackendExt, Change, Durability, Subscription};
 use crate::class::Class;
 use crate::document::{Document, now, reference, references};
 use crate::error::{Error, Result};
@@ -300,6 +300,11 @@ impl StoredObject {
         self.0.state.lock().document.updates.get(name).copied()
     }
 
+    /// Tells of changes to it, made through the backend of this storage, from now on.
+    pub fn watch(&self) -> Subscription {
+        self.0.shared.backend.watch_key(&self.key())
+    }
+
     /// One of its relations.
     ///
     /// # Errors
@@ -425,7 +430,7 @@ impl StoredObject {
     }
 
     /// Itself as JSON: with depth 0 its id and type; with 1 its properties and update times too, and its relations as
-    /// references; with more, the targets of relations as exports of one depth less. Where that comes back to an object it
+    /// references; with more, the targets of relations, objects and files, as exports of one depth less. Where that comes back to an object it
     /// is within, and 64 levels down, there is a reference. Passwords are left out. Targets that do not exist stay references.
     ///
     /// # Errors
@@ -456,14 +461,18 @@ impl StoredObject {
             let mut exported = Vec::with_capacity(targets.len());
             for target in targets {
                 let is_cut = depth == 1 || within.contains(target);
-                let object = match self.0.shared.of_collection(&target.collection) {
-                    Some(class) if !is_cut => self.0.shared.load(&class, &target.oid)?,
-                    _ => None,
+                let shared = &self.0.shared;
+                let expanded = if is_cut {
+                    None
+                } else if let Some(class) = shared.of_collection(&target.collection) {
+                    let object = shared.load(&class, &target.oid)?;
+                    object.map(|object| object.export_within(depth - 1, within)).transpose()?
+                } else if let Some(files) = shared.raw_of(&target.collection) {
+                    files.load(&target.oid)?.map(|file| file.export(depth - 1))
+                } else {
+                    None
                 };
-                exported.push(match object {
-                    Some(object) => object.export_within(depth - 1, within)?,
-                    None => reference(target),
-                });
+                exported.push(expanded.unwrap_or_else(|| reference(target)));
             }
             let value = match relation.is_many {
                 true => Value::Array(exported),

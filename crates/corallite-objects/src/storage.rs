@@ -391,8 +391,11 @@ impl ObjectStorage {
             return;
         };
         map.retain(|name, _| name == "oid" || name == "type");
-        if let Some(class) = map.get("type").and_then(Value::as_str).and_then(|name| self.shared.class(name).ok()) {
-            map.insert("type".to_owned(), class.collection().into());
+        let Some(name) = map.get("type").and_then(Value::as_str) else { return };
+        let of_object = || self.shared.class(name).ok().map(|class| class.collection().to_owned());
+        let of_file = || self.shared.raw.get()?.class(name).ok().map(|class| class.collection().to_owned());
+        if let Some(collection) = of_object().or_else(of_file) {
+            map.insert("type".to_owned(), collection.into());
         }
     }
 

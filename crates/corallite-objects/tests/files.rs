@@ -126,3 +126,28 @@ fn what_happens_to_those_who_refer_to_a_removed_file_is_declared() -> Outcome {
     }
     Ok(())
 }
+
+#[test]
+fn a_deep_export_has_the_files_that_it_leads_to_and_an_import_leads_there_again() -> Outcome {
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
+    let files = RawStorage::new(Arc::clone(&backend));
+    files.register(RawClass::new("File").in_collection("attachments"))?;
+    let storage = ObjectStorage::new(backend);
+    storage.register(Class::new("Run").property("name", Type::Line).many("logs", "attachments"))?;
+    storage.connect(&files)?;
+    files.create_with_oid("File", "log", b"line".as_slice(), json!({"kind": "log"}))?.save()?;
+    let run = storage.create_with_oid("Run", "1", json!({"name": "first"}))?;
+    run.relation("logs")?.add(&files.get("File", "log")?.ok_or("gone")?)?;
+    run.relation("logs")?.add(&corallite_objects::Reference::new("attachments", "gone"))?;
+    run.save()?;
+    let reference = json!({"oid": "log", "type": "attachments"});
+    assert_eq!(run.export(1)?["logs"][0], reference);
+    let export = run.export(3)?;
+    assert_eq!((&export["logs"][0]["size"], &export["logs"][0]["meta"]), (&json!(4), &json!({"kind": "log"})));
+    assert_eq!(export["logs"][1], json!({"oid": "gone", "type": "attachments"}));
+    run.remove()?;
+    let again = storage.import("Run", export)?;
+    again.save()?;
+    assert_eq!(again.export(1)?["logs"][0], reference);
+    Ok(())
+}

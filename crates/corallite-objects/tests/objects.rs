@@ -580,6 +580,24 @@ fn relations_lead_to_files_and_to_weights() -> Outcome {
 }
 
 #[test]
+fn whoever_watches_an_object_hears_of_that_one_only() -> Outcome {
+    let storage = storage();
+    storage.register(Class::new("Account").property("name", Type::Line))?;
+    let save = |oid: &str| storage.create_with_oid("Account", oid, json!({}))?.save();
+    save("a")?;
+    let account = storage.get("Account", "a")?.ok_or("gone")?;
+    let changes = account.watch();
+    save("ab")?;
+    account.set("name", "Ann")?;
+    account.save()?;
+    account.remove()?;
+    let heard: Vec<_> = std::iter::from_fn(|| changes.try_next()).map(|event| (event.key, event.kind)).collect();
+    let key = || "Account.a".to_owned();
+    assert_eq!(heard, [(key(), EventKind::Updated), (key(), EventKind::Removed)]);
+    Ok(())
+}
+
+#[test]
 fn whoever_watches_a_class_hears_of_its_changes_only() -> Outcome {
     let storage = both()?;
     let changes = storage.watch("Account")?;

@@ -343,6 +343,11 @@ pub trait BackendExt: Backend {
     fn watch(&self, prefix: &str) -> Subscription {
         self.watchers().subscribe(prefix)
     }
+
+    /// Tells of changes to one key, from now on.
+    fn watch_key(&self, key: &str) -> Subscription {
+        self.watchers().subscribe_key(key)
+    }
 }
 
 impl<B: Backend + ?Sized> BackendExt for B {}

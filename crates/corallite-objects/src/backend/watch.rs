@@ -35,14 +35,39 @@ pub enum EventKind {
 /// were made for each key; other processes are not heard of.
 #[derive(Debug, Default)]
 pub struct Watchers {
-    subscribers: Mutex<Vec<(String, Sender<Event>)>>,
+    subscribers: Mutex<Vec<(Concern, Sender<Event>)>>,
+}
+
+/// What a subscriber wants to hear of.
+#[derive(Debug)]
+enum Concern {
+    Prefix(String),
+    Key(String),
+}
+
+impl Concern {
+    fn is_with(&self, changed: &str) -> bool {
+        match self {
+            Self::Prefix(prefix) => changed.starts_with(prefix.as_str()),
+            Self::Key(key) => changed == key,
+        }
+    }
 }
 
 impl Watchers {
     /// Tells of changes to keys that begin with a prefix, from now on.
     pub fn subscribe(&self, prefix: &str) -> Subscription {
+        self.add(Concern::Prefix(prefix.to_owned()))
+    }
+
+    /// Tells of changes to one key, from now on.
+    pub fn subscribe_key(&self, key: &str) -> Subscription {
+        self.add(Concern::Key(key.to_owned()))
+    }
+
+    fn add(&self, concern: Concern) -> Subscription {
         let (sender, receiver) = channel();
-        self.subscribers.lock().push((prefix.to_owned(), sender));
+        self.subscribers.lock().push((concern, sender));
         Subscription { receiver }
     }
 
@@ -70,8 +95,8 @@ impl Watchers {
         }
         for (key, kind) in events {
             // Those whose subscription was dropped are forgotten.
-            subscribers.retain(|(prefix, sender)| {
-                let concerns = kind == EventKind::Cleared || key.starts_with(prefix.as_str());
+            subscribers.retain(|(concern, sender)| {
+                let concerns = kind == EventKind::Cleared || concern.is_with(key);
                 !concerns || sender.send(Event { key: key.to_owned(), kind }).is_ok()
             });
         }
