@@ -39,7 +39,7 @@ def test_a_damaged_file_is_reported_and_not_written(cli, store, tmp_path, rng):
     raw[at] ^= 1
     store.write_bytes(raw)
     done = cli.run("get-file", store, "f", "-o", tmp_path / "out", exit=DAMAGED)
-    assert "checksum" in done.stderr and not (tmp_path / "out").exists()
+    assert "checksum" in done.stderr and str(store) in done.stderr and not (tmp_path / "out").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
     assert "checksum" in cli.run("verify", store, exit=DAMAGED).stdout
 

@@ -81,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<Exit, Failur
     };
     output.done(&report, |_| {
         format!(
-            "{} is what {} holds, {} in {:.2} s; {} and all links verified.\n",
+            "{} is what {} holds, {} in {:.2} s; {} and all links, objects and files verified.\n",
             printable(&report.store),
             printable(&report.backup),
             bytes(report.bytes),

@@ -98,7 +98,7 @@ fn render(report: &Report, paint: Paint, quiet: bool) -> String {
         return out;
     }
     let checked = format!(
-        "{} and all links verified, {} of weights in {:.2} s, {}",
+        "{} and all links, objects and files verified, {} of weights in {:.2} s, {}",
         counted(report.verified, "weight"),
         bytes(report.bytes),
         report.seconds,

@@ -1,5 +1,6 @@
 //! One commit, held for reading.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use hdf5_metno::File;
@@ -30,6 +31,11 @@ impl Snapshot {
     /// The HDF5 file as of this commit, read-only.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// The path of the file, or a name for what has none.
+    pub fn path(&self) -> &Path {
+        self.view.pager().path()
     }
 
     /// The commit's number.

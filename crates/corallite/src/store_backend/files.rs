@@ -236,7 +236,7 @@ fn places(snapshot: &Snapshot, name: &str) -> Result<Option<(Vec<u64>, u64)>> {
             _ => {}
         }
     }
-    let path = std::path::PathBuf::from(file.filename());
+    let path = snapshot.path().to_owned();
     let problem = format!("/files/{name} is not laid out as it was written; write it anew");
     Err(Error::Damaged { path, offset: header, problem })
 }
@@ -261,7 +261,7 @@ impl FileReader {
         let (places, _) = found
             .filter(|(places, length)| *length == record.length && places.len() == record.sums.len())
             .ok_or_else(|| {
-                let path = std::path::PathBuf::from(snapshot.file().filename());
+                let path = snapshot.path().to_owned();
                 let problem = format!("/files/{name} is not the {} bytes that were written", record.length);
                 Error::Damaged { path, offset: 0, problem }
             })?;
@@ -285,7 +285,7 @@ impl FileReader {
         let offset = self.places[index];
         self.snapshot.read_at(offset, &mut self.block)?;
         if XxHash3_64::oneshot(&self.block) != self.record.sums[index] {
-            let path = std::path::PathBuf::from(self.snapshot.file().filename());
+            let path = self.snapshot.path().to_owned();
             let problem = format!(
                 "the checksum of bytes {start} to {} of the file `{}` does not agree; write it anew",
                 start + self.block.len() as u64,

@@ -85,7 +85,7 @@ impl Segments {
             match offset.filter(within) {
                 Some(offset) if length == expected => found.0.push(offset),
                 _ => {
-                    let path = std::path::PathBuf::from(snapshot.file().filename());
+                    let path = snapshot.path().to_owned();
                     let problem =
                         format!("/objects/pages/{name} is not {expected} bytes in one piece; restore a backup");
                     return Err(Error::Damaged { path, offset: header, problem });
