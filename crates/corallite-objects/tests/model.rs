@@ -98,18 +98,18 @@ fn change(random: &mut Random, object: &StoredObject, node: &mut Node) {
             object.set("tags", json!(node.tags)).unwrap();
         }
         5 => {
-            object.relation("next").unwrap().add(&target(&other)).unwrap();
+            object.relation("next").unwrap().add(target(&other)).unwrap();
             node.next = Some(other);
         }
         6 => {
-            let is_new = object.relation("peers").unwrap().add(&target(&other)).unwrap();
+            let is_new = object.relation("peers").unwrap().add(target(&other)).unwrap();
             assert_eq!(is_new, !node.peers.contains(&other));
             if is_new {
                 node.peers.push(other);
             }
         }
         7 => {
-            let was_there = object.relation("peers").unwrap().remove(&target(&other)).unwrap();
+            let was_there = object.relation("peers").unwrap().remove(target(&other)).unwrap();
             assert_eq!(was_there, node.peers.contains(&other));
             node.peers.retain(|peer| *peer != other);
         }
