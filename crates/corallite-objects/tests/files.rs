@@ -138,7 +138,7 @@ fn a_deep_export_has_the_files_that_it_leads_to_and_an_import_leads_there_again(
     files.create_with_oid("File", "log", b"line".as_slice(), json!({"kind": "log"}))?.save()?;
     let run = storage.create_with_oid("Run", "1", json!({"name": "first"}))?;
     run.relation("logs")?.add(&files.get("File", "log")?.ok_or("gone")?)?;
-    run.relation("logs")?.add(&corallite_objects::Reference::new("attachments", "gone"))?;
+    run.relation("logs")?.add(corallite_objects::Reference::new("attachments", "gone"))?;
     run.save()?;
     let reference = json!({"oid": "log", "type": "attachments"});
     assert_eq!(run.export(1)?["logs"][0], reference);
